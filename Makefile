@@ -1,0 +1,24 @@
+# Every target sets up .venv by itself, once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/.installed  ## train on the embedded stream, about four minutes on two cores
+	$(BIN)/online-swav demo
+
+test: .venv/.installed  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: .venv/.installed  ## format, lint, types, import law, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell

@@ -1,0 +1,1 @@
+"""Learn image representations with SwAV from a stream of WebDataset shards that never ends."""

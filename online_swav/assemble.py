@@ -1,0 +1,114 @@
+"""From a RunConfig to the parts of one learner rank: device, learner with its state, probe."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from online_swav.books import rebuild
+from online_swav.checkpoint import Checkpoint, Checkpoints
+from online_swav.config import RunConfig
+from online_swav.errors import ConfigError
+from online_swav.evaluation.features import LabelledImages, extract_features, load_labelled
+from online_swav.evaluation.knn import knn_accuracy
+from online_swav.learning.learner import Learner
+from online_swav.learning.ranks import Ranks
+from online_swav.parallel import wrapper
+from streams.ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """The device of `config.device`.
+
+    Raises:
+        ConfigError: If a GPU is asked for and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no GPU here; use --device cpu or auto")
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def learner_threads(config: RunConfig) -> int:
+    """CPU threads of one learner: as configured, or the machine's cores shared evenly."""
+    return config.threads or max(1, (os.cpu_count() or 1) // config.learners)
+
+
+def start_learner(
+    config: RunConfig, *, ranks: Ranks, device: torch.device
+) -> tuple[Learner, Checkpoint | None]:
+    """A learner with the state of the newest whole checkpoint, if there is one.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none is whole.
+    """
+    wrap = wrapper(ranks, device=device, sync_batch_norm=config.learner.sync_batch_norm)
+    learner = Learner(config.learner, device=device, ranks=ranks, seed=config.seed, wrap=wrap)
+    newest = Checkpoints(Path(config.run), keep=config.checkpoint.keep).latest()
+    if newest is not None:
+        learner.load_state_dict(newest.learner_state())
+        logger.info("resumed step=%d samples=%d", learner.step_count, learner.samples_seen)
+    return learner, newest
+
+
+def build_probe(config: RunConfig, *, device: torch.device) -> Callable[[nn.Module], float] | None:
+    """Measures k-NN accuracy of a backbone on the labelled shards; None without any.
+
+    Raises:
+        ConfigError: If the labelled shards cannot be used.
+    """
+    if not config.probe_train:
+        return None
+    train, test = load_probe_images(config)
+    augment, probe = config.learner.augment, config.probe
+
+    def measure(backbone: nn.Module) -> float:
+        features = [
+            extract_features(backbone, images.images.split(256), mean=augment.mean,
+                             std=augment.std, device=device)
+            for images in (train, test)
+        ]  # fmt: skip
+        return knn_accuracy(features[0], train.labels, features[1], test.labels, k=probe.k,
+                            temperature=probe.temperature)  # fmt: skip
+
+    return measure
+
+
+def load_probe_images(config: RunConfig) -> tuple[LabelledImages, LabelledImages]:
+    """The labelled images of the probe: neighbours, then held-out ones.
+
+    Raises:
+        ConfigError: If a pattern matches no shard, or the shards hold no labels.
+    """
+    loaded = []
+    for name in ("probe_train", "probe_test"):
+        try:
+            loaded.append(
+                load_labelled(getattr(config, name), size=config.probe.size,
+                              limit=config.probe.limit, limits=config.ingest.limits)
+            )  # fmt: skip
+        except ValueError as error:
+            raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
+    return loaded[0], loaded[1]
+
+
+def open_ledger(config: RunConfig) -> Ledger:
+    """The run's book; rebuilt from the checkpoints' deltas when its file is gone.
+
+    Raises:
+        LedgerError: If the book is damaged.
+        CheckpointError: If it is gone and a delta is missing.
+    """
+    path = Path(config.run) / "ledger.sqlite"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() and (path.parent / "checkpoints" / "latest").exists():
+        logger.warning("ledger_lost: %s", rebuild(path.parent))
+    return Ledger(path, lease_s=config.ingest.lease_s, max_attempts=config.ingest.max_attempts)

@@ -1,0 +1,106 @@
+"""The books of a run from outside: totals, invariants, rebuilding. Reads a copy, changes nothing.
+
+SQLite lets one process write while others read, so all of this works on a live run too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from online_swav.checkpoint import Checkpoints
+from online_swav.errors import ConfigError
+from streams.counts import SourceCounts
+from streams.ledger import Ledger
+from streams.ledger_reports import broken_invariants, count_sources
+
+
+def _connect(run: Path) -> sqlite3.Connection:
+    path = run / "ledger.sqlite"
+    if not path.exists():
+        raise ConfigError(
+            f"{path} is missing; `online-swav ledger rebuild --run {run}` makes it anew from the "
+            "checkpoints"
+        )
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+
+
+def _committed_step(run: Path) -> int:
+    newest = (run / "checkpoints" / "latest")
+    return int(newest.read_text().strip().removeprefix("step-")) if newest.exists() else 0
+
+
+def totals(run: Path) -> dict[str, SourceCounts]:
+    """Counts per source.
+
+    Raises:
+        ConfigError: If the run has no book.
+    """
+    with closing(_connect(run)) as db:
+        return count_sources(db, _committed_step(run))
+
+
+def verify(run: Path) -> list[str]:
+    """What is broken in the book, in words; empty when all is well."""
+    with closing(_connect(run)) as db:
+        try:
+            return broken_invariants(db)
+        except sqlite3.DatabaseError as error:
+            return [f"the file is damaged: {error}"]
+
+
+def rebuild(run: Path) -> str:
+    """Make the book anew from the newest checkpoint's lineage of deltas; what was done, in words.
+
+    Raises:
+        ConfigError: If a book is there, or the run has no checkpoint.
+        CheckpointError: If a delta is missing.
+    """
+    path = run / "ledger.sqlite"
+    if path.exists():
+        raise ConfigError(f"{path} is there; move it away first if it is damaged")
+    checkpoints = Checkpoints(run, keep=1)
+    newest = checkpoints.latest()
+    if newest is None:
+        raise ConfigError(f"{run} has no checkpoint to rebuild the book from")
+    deltas = checkpoints.lineage(newest)
+    staging = path.with_name(".ledger-rebuild.sqlite")
+    staging.unlink(missing_ok=True)
+    ledger = Ledger(staging)
+    for delta in deltas:
+        ledger.apply(delta)
+    ledger.close()
+    staging.replace(path)
+    return f"rebuilt {path} up to step {newest.manifest.step} from {len(deltas)} deltas"
+
+
+def print_totals(counts: dict[str, SourceCounts]) -> None:
+    """The books as two tables."""
+    console = Console()
+    if not counts:
+        console.print("The book is empty: no shard was found yet.")
+        return
+    shards = Table(title="shards", title_justify="left")
+    samples = Table(title="samples of shards read to their end", title_justify="left")
+    shards.add_column("source")
+    samples.add_column("source")
+    for state in next(iter(counts.values())).shards:
+        shards.add_column(state, justify="right")
+    for name in ("known", "trained", "dropped", "without a fate yet", "replayed", "uncommitted"):
+        samples.add_column(name, justify="right")
+    for source, c in counts.items():
+        shards.add_row(source, *(str(n) for n in c.shards.values()))
+        reasons = ", ".join(f"{n} {reason}" for reason, n in c.dropped.items() if n)
+        dropped = sum(c.dropped.values())
+        samples.add_row(
+            source, str(c.samples_known), str(c.trained),
+            f"{dropped} ({reasons})" if reasons else "0",
+            str(max(c.samples_known - c.trained - dropped, 0)),
+            str(c.replayed), str(c.uncommitted),
+        )  # fmt: skip
+    console.print(shards)
+    console.print(samples)

@@ -1,0 +1,266 @@
+"""Checkpoints: a folder that exists only when whole; the commit of weights and book together.
+
+    checkpoints/
+      latest                    name of the newest checkpoint
+      step-000000500/
+        learner.pt              weights, optimizer, queue, schedule, RNG; loads with `weights_only`
+        ledger_delta.json       what the book learned since the checkpoint before
+        config.yaml
+        manifest.json           format, step, samples, parent, probes, SHA-256 and size of each file
+
+Everything is written into a hidden folder, made durable and renamed into place; `latest` moves
+last. A checkpoint whose hashes fail is set aside as `damaged-...` and the one before is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from online_swav.errors import CheckpointError
+from streams.ledger import Delta
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_LEARNER, _DELTA, _CONFIG, _MANIFEST = (
+    "learner.pt", "ledger_delta.json", "config.yaml", "manifest.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    format: int
+    step: int
+    """Completed optimizer updates."""
+    samples_seen: int
+    """Images in these updates."""
+    parent_step: int
+    """Step of the checkpoint before in the lineage; -1 for the first."""
+    ledger_version: int
+    """Version of the book at this point; the next delta starts here."""
+    probes: tuple[dict[str, float], ...]
+    """Results of the labelled probe in this lineage, oldest first."""
+    created_at: float
+    """Unix seconds."""
+    verdict: str
+    """Health of the representation when the checkpoint was made."""
+    files: dict[str, dict[str, Any]]
+    """Name -> size_bytes and sha256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def learner_state(self) -> dict[str, Any]:
+        """The learner's state, on the CPU."""
+        state: dict[str, Any] = torch.load(
+            self.path / _LEARNER, map_location="cpu", weights_only=True
+        )
+        return state
+
+    def delta(self) -> Delta:
+        """The book's delta."""
+        return Delta.from_json((self.path / _DELTA).read_text())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(int(entry["size_bytes"]) for entry in self.manifest.files.values())
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        run: The run folder.
+        keep: Newest checkpoints that stay; the deltas of older ones move to `ledger_deltas/`.
+    """
+
+    def __init__(self, run: Path, *, keep: int) -> None:
+        self.folder = run / "checkpoints"
+        self.deltas = run / "ledger_deltas"
+        self._keep = keep
+
+    def publish(
+        self,
+        *,
+        step: int,
+        samples_seen: int,
+        parent_step: int,
+        created_at: float,
+        verdict: str,
+        probes: tuple[dict[str, float], ...],
+        learner_state: Mapping[str, Any],
+        delta: Delta,
+        config_yaml: str,
+    ) -> Checkpoint:
+        """Write a checkpoint and make it the latest.
+
+        Raises:
+            CheckpointError: If the disk refuses (full, read-only); nothing half-written is left.
+        """
+        name = f"step-{step:09d}"
+        staging = self.folder / f".{name}"
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            torch.save(dict(learner_state), staging / _LEARNER)
+            (staging / _DELTA).write_text(delta.to_json())
+            (staging / _CONFIG).write_text(config_yaml)
+            manifest = Manifest(
+                format=FORMAT, step=step, samples_seen=samples_seen, parent_step=parent_step,
+                ledger_version=delta.version, probes=probes, created_at=created_at,
+                verdict=verdict,
+                files={part: _describe(staging / part) for part in (_LEARNER, _DELTA, _CONFIG)},
+            )  # fmt: skip
+            text = json.dumps(dataclasses.asdict(manifest), indent=1)
+            (staging / _MANIFEST).write_text(text)
+            for part in (*manifest.files, _MANIFEST):
+                _sync(staging / part)
+            _sync(staging)
+            target = self.folder / name
+            if target.exists():  # left by an abandoned branch of the lineage
+                shutil.rmtree(target)
+            staging.rename(target)
+            _sync(self.folder)
+            self._point(name)
+        except OSError as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise CheckpointError(
+                f"cannot write checkpoint {self.folder / name}: {error.strerror or error}. "
+                "Make room or fix the permissions and start the same command again: the run "
+                "resumes from the checkpoint before.",
+                path=self.folder / name,
+            ) from error
+        return Checkpoint(target, manifest)
+
+    def prune(self) -> int:
+        """Drop checkpoints beyond `keep`, keeping their deltas; the oldest step still there."""
+        steps = self._steps()
+        for step in steps[: -self._keep]:
+            folder = self.folder / f"step-{step:09d}"
+            self.deltas.mkdir(exist_ok=True)
+            if (folder / _DELTA).exists():
+                (folder / _DELTA).replace(self.deltas / f"step-{step:09d}.json")
+            shutil.rmtree(folder)
+        return steps[-self._keep :][0] if steps else -1
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None in a new run. Damaged ones are set aside.
+
+        Raises:
+            CheckpointError: If there were checkpoints and none is whole.
+        """
+        steps = self._steps()
+        pointed = self._pointed()
+        if pointed in steps:  # later ones were renamed but never became the latest
+            steps = steps[: steps.index(pointed) + 1]
+        for step in reversed(steps):
+            path = self.folder / f"step-{step:09d}"
+            try:
+                return self.load(path)
+            except CheckpointError as error:
+                aside = self.folder / f"damaged-{path.name}"
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                logger.error("checkpoint_damaged error=%r moved_to=%s", str(error), aside.name)
+        if steps:
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} is whole: {len(steps)} were set aside as "
+                "damaged-*. Restore one from a backup, or begin anew in another run folder.",
+                path=self.folder,
+            )
+        return None
+
+    @staticmethod
+    def load(path: Path) -> Checkpoint:
+        """The checkpoint in `path`, every file proven by its hash.
+
+        Raises:
+            CheckpointError: If a file is missing or differs, or the format is another one.
+        """
+        try:
+            raw = json.loads((path / _MANIFEST).read_text())
+            if raw.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path} has format {raw.get('format')}, this version reads {FORMAT}", path=path
+                )
+            manifest = Manifest(**{**raw, "probes": tuple(raw["probes"])})
+            for name, expected in manifest.files.items():
+                if _describe(path / name) != expected:
+                    raise CheckpointError(
+                        f"{path / name} does not have the hash of its manifest", path=path
+                    )
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{path} is not a whole checkpoint: {error}", path=path) from error
+        return Checkpoint(path, manifest)
+
+    def lineage(self, newest: Checkpoint) -> list[Delta]:
+        """Deltas from the first checkpoint of the lineage to `newest`, oldest first.
+
+        Raises:
+            CheckpointError: If one is missing.
+        """
+        deltas = [newest.delta()]
+        parent = newest.manifest.parent_step
+        while parent >= 0:
+            kept = self.folder / f"step-{parent:09d}"
+            if (kept / _MANIFEST).exists():
+                deltas.append(Checkpoint(kept, self.load(kept).manifest).delta())
+            else:
+                path = self.deltas / f"step-{parent:09d}.json"
+                if not path.exists():
+                    raise CheckpointError(
+                        f"the book's delta of step {parent} is missing ({path})", path=path
+                    )
+                deltas.append(Delta.from_json(path.read_text()))
+            parent = deltas[-1].parent_step
+        return deltas[::-1]
+
+    def _steps(self) -> list[int]:
+        folders = self.folder.glob("step-*") if self.folder.exists() else ()
+        return sorted(int(path.name.removeprefix("step-")) for path in folders)
+
+    def _pointed(self) -> int | None:
+        try:
+            return int((self.folder / "latest").read_text().strip().removeprefix("step-"))
+        except (OSError, ValueError):
+            return None
+
+    def _point(self, name: str) -> None:
+        staging = self.folder / ".latest"
+        staging.write_text(name + "\n")
+        _sync(staging)
+        staging.replace(self.folder / "latest")
+        _sync(self.folder)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size_bytes": path.stat().st_size, "sha256": digest}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,240 @@
+"""Ray wiring: ledger, status and ingest actors, the learner group under Ray Train, orderly stop.
+
+    driver ── starts ──> StatusActor (status, /metrics)   LedgerActor (book, discovery)
+       │                        ▲ reports                     ▲ leases   ▲ claims
+       └── Ray Train ──> learner ranks ── next_batch ──> IngestActors ───┘
+
+The driver only watches: it shows the status, passes on signals, and replaces dead ingest actors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, ScalingConfig
+from ray.train import RunConfig as TrainRunConfig
+from ray.train.torch import TorchTrainer
+
+from online_swav.config import RunConfig, digest
+from online_swav.console import configure_logging
+from online_swav.errors import OnlineSwavError, RunFailed
+from online_swav.ranks_on_ray import learner_loop
+from online_swav.status import RunStatus
+from online_swav.status_actor import StatusActor
+from streams.actors import IngestActor, LedgerActor
+from streams.sources import parse_sources
+
+logger = logging.getLogger(__name__)
+
+ORDERLY_STOP_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """How actors log; applied once in each of their processes."""
+
+    json: bool
+    level: int
+    file: str
+    """Every process appends its lines here too, from level INFO on."""
+    to_driver: bool
+    """Whether the lines of the actors appear on the driver's terminal."""
+
+    def set_up(self) -> None:
+        """Configure the process."""
+        configure_logging(json=self.json, level=self.level, file=self.file)
+
+
+class Cluster:
+    """The actors of one run. Use `running` to get one."""
+
+    def __init__(self, config: RunConfig, log: Logging) -> None:
+        run = Path(config.run)
+        self._config = config
+        self._log = log
+        self._ingest_restarts = 0
+        sources = parse_sources(list(config.source))
+        ledger_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(LedgerActor)
+        # Calls wait for each other only inside the ledger, where a lock guards the book.
+        self.ledger: Any = ledger_class.options(max_concurrency=16).remote(
+            str(run / "ledger.sqlite"), sources=sources, discovery=config.discovery,
+            ingest=config.ingest, set_up=log.set_up,
+        )  # fmt: skip
+        status_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(StatusActor)
+        self.status: Any = status_class.options(max_concurrency=16).remote(
+            config, self.ledger, config_digest=digest(config), set_up=log.set_up
+        )
+        self.metrics_port = 0
+        self._readers: dict[str, Any] = {}
+        for number in range(config.ingest.actors):
+            self._start_reader(f"ingest-{number}")
+        self.keep_status()
+
+    def _start_reader(self, worker: str) -> None:
+        run = Path(self._config.run)
+        # One thread produces, another one answers pings.
+        reader_class = ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"control": 1})(
+            IngestActor
+        )
+        self._readers[worker] = reader_class.remote(
+            worker, self.ledger, families=self._config.crops, config=self._config.ingest,
+            seed=self._config.seed, quarantine=str(run / "quarantine"), set_up=self._log.set_up,
+        )  # fmt: skip
+
+    def keep_status(self) -> None:
+        """Tell the status actor what it must know; again and again, for it may have restarted."""
+        self.metrics_port = _get(self.status.serve.remote())
+        _get(self.status.set_readers.remote(self._ingest_restarts, dict(self._readers)))
+
+    def replace_dead_readers(self) -> None:
+        """Start a new actor for each dead one; its shards go back to the book at once."""
+        dead = []
+        for worker, reader in self._readers.items():
+            try:
+                ray.get(reader.ping.remote(), timeout=0.5)
+            except ray.exceptions.RayActorError:
+                dead.append(worker)
+            except ray.exceptions.GetTimeoutError:
+                continue  # busy, or stopped: its leases expire by themselves
+        for worker in dead:
+            logger.warning("ingest_died worker=%s", worker)
+            _get(self.ledger.release.remote(worker, crashed=True))
+            self._ingest_restarts += 1
+            self._start_reader(worker)
+        self.keep_status()
+
+    def snapshot(self) -> RunStatus:
+        """The run's status now."""
+        status: RunStatus = _get(self.status.snapshot.remote())
+        return status
+
+    def close(self) -> None:
+        """Return the leases, make the book durable, end the actors."""
+        for worker, reader in self._readers.items():
+            ray.kill(reader)
+            _get(self.ledger.release.remote(worker, crashed=False))
+        _get(self.status.close.remote())
+        _get(self.ledger.close.remote())
+
+
+def _get(reference: Any) -> Any:
+    """The answer of one of our actors; an error of ours arrives as itself."""
+    try:
+        return ray.get(reference, timeout=ORDERLY_STOP_S)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OnlineSwavError):
+            raise error.cause from None
+        raise
+
+
+@contextmanager
+def _ray_session(config: RunConfig, log: Logging) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start a local one that ends with us."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": log.to_driver, "logging_level": logging.WARNING}
+    if "RAY_ADDRESS" not in os.environ:
+        needed = config.ingest.actors + config.learners
+        options |= {"num_cpus": max(os.cpu_count() or 1, needed), "include_dashboard": False}
+    ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def train(
+    config: RunConfig,
+    *,
+    log: Logging,
+    stop: threading.Event,
+    show: Callable[[RunStatus], None],
+) -> RunStatus:
+    """Run until the work is done or `stop` is set; the last status.
+
+    Args:
+        config: The run.
+        log: Logging of the actors.
+        stop: Set by a signal handler; the learners finish their step and checkpoint.
+        show: Called about once a second with the newest status.
+
+    Raises:
+        OnlineSwavError: If the run failed in a way that its message explains.
+    """
+    with _ray_session(config, log):
+        cluster = Cluster(config, log)
+        try:
+            return _watch(config, cluster, log, stop, show)
+        finally:
+            cluster.close()
+
+
+def _watch(
+    config: RunConfig,
+    cluster: Cluster,
+    log: Logging,
+    stop: threading.Event,
+    show: Callable[[RunStatus], None],
+) -> RunStatus:
+    outcome: list[BaseException] = []
+    thread = threading.Thread(
+        target=_fit, args=(config, cluster, log, outcome), name="ray-train", daemon=True
+    )
+    thread.start()
+    asked_at: float | None = None
+    while thread.is_alive():
+        if stop.is_set() and asked_at is None:
+            asked_at = time.monotonic()
+        if asked_at is not None:
+            _get(cluster.status.request_stop.remote())
+        if asked_at is not None and time.monotonic() - asked_at > ORDERLY_STOP_S:
+            raise RunFailed(
+                f"the learners did not stop within {ORDERLY_STOP_S:.0f} s; the newest checkpoint "
+                "is whole, and the same command resumes from it"
+            )
+        thread.join(timeout=0.2 if asked_at else 1.0)
+        if asked_at is None and thread.is_alive():
+            cluster.replace_dead_readers()
+        show(cluster.snapshot())
+    status = cluster.snapshot()
+    if status.state == "failed":
+        raise RunFailed(status.message)
+    if outcome:
+        raise outcome[0]
+    return status
+
+
+def _fit(
+    config: RunConfig, cluster: Cluster, log: Logging, outcome: list[BaseException]
+) -> None:
+    """Ray Train in a thread, so that its own SIGINT handler is not installed."""
+    try:
+        on_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        loop_config = {"config": config, "ledger": cluster.ledger, "status": cluster.status,
+                       "set_up": partial(Logging.set_up, log)}  # fmt: skip
+        TorchTrainer(
+            learner_loop,
+            train_loop_config=loop_config,
+            scaling_config=ScalingConfig(
+                num_workers=config.learners, use_gpu=on_gpu, resources_per_worker={"CPU": 1}
+                | ({"GPU": 1} if on_gpu else {}),
+            ),
+            run_config=TrainRunConfig(
+                name="ray_train",
+                storage_path=str(Path(config.run).resolve()),
+                # The status actor ends a crash loop; a crash now and then is to be survived.
+                failure_config=FailureConfig(max_failures=-1),
+            ),
+        ).fit()
+    except BaseException as error:
+        outcome.append(error)

@@ -1,0 +1,278 @@
+"""RunConfig: every option of a run on one page; presets, YAML and flags become one value.
+
+Order: defaults or the preset, then the YAML file, then the flags. Imports neither torch nor Ray, so
+that help is quick. Options of a room stand beside the code that reads them
+(`streams.config`, `online_swav.learning.config`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from online_swav.errors import ConfigError
+from online_swav.learning.config import LearnerConfig
+from streams.config import CropFamily, IngestConfig, SourceConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """When the weights and the book are committed together."""
+
+    every_steps: int = 500
+    """Steps between two checkpoints; a crash repeats at most these."""
+    every_s: float = 600.0
+    """Seconds between two checkpoints, whichever comes first."""
+    keep: int = 3
+    """Newest checkpoints that stay on disk."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1 or self.keep < 1:
+            raise ValueError(
+                f"every_steps and keep must be at least 1, got {self.every_steps} and {self.keep}"
+            )
+        if self.every_s <= 0:
+            raise ValueError(f"every_s must be positive, got {self.every_s}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeConfig:
+    """The labelled k-NN probe (needs probe_train and probe_test)."""
+
+    every_steps: int = 500
+    """Steps between two probes; step 0 and the last step are always probed."""
+    size: int = 64
+    """Side of the central crop that the frozen backbone sees, in pixels."""
+    limit: int = 2000
+    """Labelled images used at most, of the training and of the held-out shards each."""
+    k: int = 20
+    """Neighbours that vote."""
+    temperature: float = 0.07
+    """Votes weigh exp(cosine / temperature)."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "size", "limit", "k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """Where Prometheus finds the run."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Beyond loopback anyone who reaches it can read the run's numbers."""
+    port: int = 9464
+    """Port of /metrics and /healthz; 0 takes a free one."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must lie in 0..65535, got {self.port}")
+
+
+OFFICIAL_CROPS = (
+    CropFamily(size=224, num=2, scale=(0.14, 1.0)),
+    CropFamily(size=96, num=6, scale=(0.05, 0.14)),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything about a run."""
+
+    run: str = ""
+    """Folder of the run: checkpoints, books, quarantine. The same folder again resumes."""
+    source: tuple[str, ...] = ()
+    """Where shards appear: a folder (searched recursively), a glob or a tar; NAME=PLACE names it."""
+    when_idle: Literal["wait", "replay", "stop"] = "wait"
+    """Once every shard is trained: wait for more, replay them (counted apart), or stop."""
+    stop_after_steps: int | None = None
+    """Stop at this step."""
+    stop_after_samples: int | None = None
+    """Stop once this many images were trained, replays included."""
+    probe_train: tuple[str, ...] = ()
+    """Labelled shards whose features are the k-NN probe's neighbours."""
+    probe_test: tuple[str, ...] = ()
+    """Labelled shards that the k-NN probe classifies."""
+    seed: int = 0
+    """Of weights, crops, colours and shuffling."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the learners run; auto takes a GPU when there is one."""
+    learners: int = 1
+    """Learner ranks."""
+    threads: int | None = None
+    """CPU threads of one learner; None shares the machine's cores among the learners."""
+    report_every_s: float = 1.0
+    """Seconds between two reports of the learner; the device is not waited for in between."""
+    crops: tuple[CropFamily, ...] = OFFICIAL_CROPS
+    """Crop families, largest first."""
+    discovery: SourceConfig = field(default_factory=SourceConfig)
+    """Watching the sources."""
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    """From shards to batches."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The method."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """Labelled probe."""
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    """Prometheus endpoint."""
+
+    def __post_init__(self) -> None:
+        if not self.crops or self.crops[0].num < 2:
+            raise ValueError("crops: the first family needs at least 2 crops, for the two codes")
+        if self.learners < 1:
+            raise ValueError(f"learners must be at least 1, got {self.learners}")
+        if self.report_every_s <= 0:
+            raise ValueError(f"report_every_s must be positive, got {self.report_every_s}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        for name in ("stop_after_steps", "stop_after_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if bool(self.probe_train) != bool(self.probe_test):
+            raise ValueError("probe_train and probe_test belong together: give both or none")
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images per step over all ranks."""
+        return self.ingest.batch_size * self.learners
+
+
+_WEIGHTS_DEPEND_ON = ("seed", "crops", "learner")
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain nested values, as YAML and JSON write them."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML, in the order of the fields."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=100)
+
+
+def digest(config: RunConfig) -> str:
+    """Twelve hexadecimal digits naming the options that decide the weights."""
+    plain = to_dict(config)
+    text = json.dumps({name: plain[name] for name in _WEIGHTS_DEPEND_ON}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def load_yaml(path: Path, base: RunConfig) -> RunConfig:
+    """`base` with the options of a YAML file on top.
+
+    Raises:
+        ConfigError: If the file is missing, is no YAML mapping, or has an unknown or bad option;
+            every mistake is named by its path in the file.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if raw is None:
+        return base
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold a mapping of options, not {type(raw).__name__}")
+    plain = to_dict(base)
+    mistakes = list(_unknown(raw, plain, ""))
+    if mistakes:
+        raise ConfigError(f"{path}: " + "; ".join(mistakes))
+    try:
+        return TypeAdapter(RunConfig).validate_python(_merge(plain, raw))
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'config'}: "
+            f"{item['msg'].removeprefix('Value error, ')} (got {_short(item['input'])})"
+            for item in error.errors()
+        ]
+        raise ConfigError(f"{path}: " + "; ".join(lines)) from error
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(name), dict)
+        merged[name] = _merge(base[name], value) if both else value
+    return merged
+
+
+def _unknown(raw: dict[Any, Any], known: dict[str, Any], path: str) -> Iterator[str]:
+    for name, value in raw.items():
+        place = f"{path}{name}"
+        if name not in known:
+            everywhere = list(_paths(known, path))
+            close = [place for place in everywhere if place.rsplit(".", 1)[-1] == name]
+            close += difflib.get_close_matches(place, everywhere, n=1, cutoff=0.6)
+            hint = f", perhaps you meant {close[0]}" if close else ""
+            yield f"unknown option {place}{hint}"
+        elif isinstance(value, dict) and isinstance(known[name], dict):
+            yield from _unknown(value, known[name], f"{place}.")
+
+
+def _paths(plain: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in plain.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{name}.")
+
+
+def differences(stored: RunConfig, asked: RunConfig) -> list[str]:
+    """Options that decide the weights and differ, as `path: stored -> asked`."""
+    found: list[str] = []
+
+    def compare(path: str, old: Any, new: Any) -> None:
+        if isinstance(old, dict) and isinstance(new, dict):
+            for name in old.keys() | new.keys():
+                compare(f"{path}.{name}", old.get(name), new.get(name))
+        elif old != new:
+            found.append(f"{path}: {old} -> {new}")
+
+    old, new = to_dict(stored), to_dict(asked)
+    for name in _WEIGHTS_DEPEND_ON:
+        compare(name, old[name], new[name])
+    return sorted(found)
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """Recipes that are known to fail, with the numbers; checked at every start."""
+    found = []
+    learner = config.learner
+    rows = config.global_batch_size + learner.queue.length
+    k = learner.model.num_prototypes
+    if rows < k:
+        found.append(
+            f"(batch + queue) / K = ({config.global_batch_size} + {learner.queue.length}) / {k} = "
+            f"{rows / k:.2f} is under 1: fewer images than prototypes share a code problem "
+            "(the official recipes keep 1.37). Raise --learner.queue.length or "
+            "--ingest.batch-size, or lower --learner.model.num-prototypes."
+        )
+    if config.metrics.host not in ("127.0.0.1", "localhost", "::1"):
+        found.append(
+            f"metrics listen on {config.metrics.host}: whoever reaches port {config.metrics.port} "
+            "can read the run's numbers; there is no password"
+        )
+    if config.probe_train and config.probe.size < 32:
+        found.append(f"probe.size {config.probe.size} px is small for a backbone")
+    return found

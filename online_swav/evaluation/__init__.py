@@ -1,0 +1,1 @@
+"""Frozen-encoder protocols: what the representation is worth, as (name, value) pairs."""

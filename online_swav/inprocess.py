@@ -1,0 +1,134 @@
+"""A whole run in one process, without Ray: for tests, benchmarks and single-GPU experiments.
+
+The same trainer, ledger and ingest; only the wiring is direct. One rank, one reader.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from online_swav.assemble import build_probe, choose_device, open_ledger, start_learner
+from online_swav.config import RunConfig
+from online_swav.learning.ranks import SINGLE_RANK
+from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
+from online_swav.trainer import Trainer
+from streams.batch import Batch
+from streams.ingest import Ingest
+from streams.ledger import Delta, Ledger
+from streams.quarantine import Quarantine
+from streams.shard import Origin
+from streams.sources import DirectorySource, parse_sources
+
+IDLE_S = 0.05
+
+
+@dataclass(slots=True)
+class RecordingDesk:
+    """Keeps what the trainer reports; `stop` asks it to stop."""
+
+    reports: list[LearnerStatus] = field(default_factory=list)
+    checkpoints: list[CheckpointStatus | None] = field(default_factory=list)
+    probes: list[ProbeStatus] = field(default_factory=list)
+    on_report: Callable[[LearnerStatus], None] = lambda status: None
+    stop: bool = False
+
+    def report(self, status: LearnerStatus) -> None:
+        """See `trainer.Desk`."""
+        self.reports.append(status)
+        self.on_report(status)
+
+    def checkpointed(self, status: CheckpointStatus | None) -> None:
+        """See `trainer.Desk`."""
+        self.checkpoints.append(status)
+
+    def probed(self, status: ProbeStatus) -> None:
+        """See `trainer.Desk`."""
+        self.probes.append(status)
+
+    def wants_stop(self) -> bool:
+        """See `trainer.Desk`."""
+        return self.stop
+
+
+class GenerationBooks:
+    """A ledger in this process as `trainer.Books` of one generation."""
+
+    def __init__(self, ledger: Ledger, generation: int) -> None:
+        self._ledger = ledger
+        self._generation = generation
+        self.flush = ledger.flush
+        self.fold = ledger.fold
+        self.replay = ledger.replay
+        self.pending = ledger.pending
+
+    def claim(self, origins: Sequence[Origin], *, rank: int, step: int) -> list[bool]:
+        """See `Ledger.claim`."""
+        return self._ledger.claim(origins, generation=self._generation, rank=rank, step=step)
+
+    def delta(self, *, step: int, since_step: int, since_version: int) -> Delta:
+        """See `Ledger.delta`."""
+        return self._ledger.delta(step=step, since_step=since_step, since_version=since_version)
+
+
+class PollingFeed:
+    """Reads in the caller's thread; lists the sources when there is nothing left to read."""
+
+    def __init__(
+        self, ingest: Ingest, ledger: Ledger, sources: Sequence[DirectorySource], poll_s: float
+    ) -> None:
+        self._ingest = ingest
+        self._ledger = ledger
+        self._sources = sources
+        self._poll_s = poll_s
+        self._polled_at = float("-inf")
+        self.dry = False
+
+    def next_batch(self, *, flush: bool) -> Batch | None:
+        """See `trainer.Feed`."""
+        if time.monotonic() - self._polled_at >= self._poll_s:
+            for source in self._sources:
+                self._ledger.add(source.poll())
+            self._polled_at = time.monotonic()
+        batch = self._ingest.next_batch(flush=flush)
+        self.dry = batch is None
+        if self.dry:
+            time.sleep(IDLE_S)
+        return batch
+
+
+def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
+    """Run until stopped; the reason in words. Resumes from the run folder by itself."""
+    device = choose_device(config)
+    ledger = open_ledger(config)
+    try:
+        learner, resumed = start_learner(config, ranks=SINGLE_RANK, device=device)
+        generation = ledger.begin(learner.step_count)
+        sources = [
+            DirectorySource(name, pattern, settle_s=config.discovery.settle_s)
+            for name, pattern in parse_sources(list(config.source)).items()
+        ]
+        ingest = Ingest(
+            books=ledger,
+            quarantine=Quarantine(Path(config.run) / "quarantine"),
+            families=config.crops,
+            config=config.ingest,
+            worker="in-process",
+            generation=generation,
+            seed=config.seed,
+        )
+        trainer = Trainer(
+            config,
+            learner=learner,
+            ranks=SINGLE_RANK,
+            feed=PollingFeed(ingest, ledger, sources, config.discovery.poll_s),
+            books=GenerationBooks(ledger, generation),
+            desk=desk,
+            resumed=resumed,
+            probe=build_probe(config, device=device),
+        )
+        return trainer.run()
+    finally:
+        ledger.close()

@@ -1,0 +1,85 @@
+"""All of torch.distributed: which rank we are, sums over ranks, DDP and SyncBN around a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from online_swav.learning.ranks import SINGLE_RANK, Ranks
+
+
+class ProcessGroupRanks:
+    """The default process group as `Ranks`, with a gloo group beside it for votes on the host."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self._host_group = dist.new_group(backend="gloo")
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks."""
+        total = tensor.clone()
+        dist.all_reduce(total, op=dist.ReduceOp.SUM)
+        return total
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """Largest value over ranks."""
+        largest = tensor.clone()
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return largest
+
+    def gather(self, tensor: Tensor, dim: int) -> Tensor:
+        """Concatenation over ranks along `dim`, whose size may differ from rank to rank."""
+        length = torch.tensor([tensor.shape[dim]], device=tensor.device)
+        lengths = [torch.zeros_like(length) for _ in range(self.size)]
+        dist.all_gather(lengths, length)
+        sizes = [int(size) for size in lengths]
+        moved = tensor.movedim(dim, 0).contiguous()
+        padded = moved.new_zeros((max(sizes), *moved.shape[1:]))
+        padded[: moved.shape[0]] = moved
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return joined.movedim(0, dim)
+
+    def vote(self, flags: list[bool]) -> list[int]:
+        """How many ranks say yes to each flag. On the host: no device is waited for."""
+        counts = torch.tensor(flags, dtype=torch.int64)
+        dist.all_reduce(counts, group=self._host_group)
+        return [int(count) for count in counts]
+
+
+def current_ranks() -> Ranks:
+    """The process group when there is one of several ranks, else a single rank."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return ProcessGroupRanks()
+    return SINGLE_RANK
+
+
+def vote(ranks: Ranks, flags: list[bool]) -> list[int]:
+    """How many ranks say yes to each flag; every rank must call this equally often."""
+    if isinstance(ranks, ProcessGroupRanks):
+        return ranks.vote(flags)
+    return [int(flag) for flag in flags]
+
+
+def wrapper(
+    ranks: Ranks, *, device: torch.device, sync_batch_norm: bool
+) -> Callable[[nn.Module], nn.Module]:
+    """What the learner puts around its model: nothing on one rank, else SyncBN and DDP."""
+
+    def wrap(model: nn.Module) -> nn.Module:
+        if ranks.size == 1:
+            return model
+        if sync_batch_norm and device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        ids = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(
+            model, device_ids=ids, broadcast_buffers=False, find_unused_parameters=False
+        )
+
+    return wrap

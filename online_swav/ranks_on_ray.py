@@ -1,0 +1,238 @@
+"""One learner rank inside Ray Train: the actors of the run as the trainer's feed, books and desk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+import torch
+
+from online_swav.assemble import build_probe, choose_device, learner_threads, start_learner
+from online_swav.config import RunConfig
+from online_swav.errors import OnlineSwavError
+from online_swav.learning.learner import NonFiniteLossError
+from online_swav.parallel import current_ranks
+from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
+from online_swav.trainer import Trainer
+from streams.batch import Batch
+from streams.errors import StreamError
+from streams.ledger import Delta
+from streams.shard import Origin
+
+WAIT_S = 0.2
+ASK_READERS_EVERY_S = 2.0
+
+
+class RemoteFeed:
+    """Keeps `in_flight` requests open at each ingest actor of this rank.
+
+    Actors are dealt to ranks in turn. A dead actor's requests are dropped: the images of a lost
+    batch were never claimed, and the ledger offers them again.
+    """
+
+    def __init__(
+        self, status: Any, *, generation: int, rank: int, ranks: int, in_flight: int
+    ) -> None:
+        self._status = status
+        self._generation = generation
+        self._rank = rank
+        self._ranks = ranks
+        self._in_flight = in_flight
+        self._readers: dict[str, Any] = {}
+        self._version = -1
+        self._asked_at = float("-inf")
+        self._requests: dict[Any, str] = {}
+        self._empty: set[str] = set()
+
+    @property
+    def dry(self) -> bool:
+        """See `trainer.Feed`. Asked after each of its actors answered with nothing."""
+        return bool(self._readers) and self._empty >= self._readers.keys()
+
+    def next_batch(self, *, flush: bool) -> Batch | None:
+        """See `trainer.Feed`."""
+        self._update_readers()
+        self._request(flush=flush)
+        if not self._requests:
+            time.sleep(WAIT_S)
+            return None
+        ready, _ = ray.wait(list(self._requests), num_returns=1, timeout=WAIT_S)
+        if not ready:
+            return None
+        worker = self._requests.pop(ready[0])
+        try:
+            batch: Batch | None = ray.get(ready[0])
+        except ray.exceptions.RayActorError:
+            self._forget(worker)
+            return None
+        if batch is None:
+            self._empty.add(worker)
+            if self.dry:
+                time.sleep(WAIT_S)
+            return None
+        self._empty.discard(worker)
+        return batch
+
+    def _request(self, *, flush: bool) -> None:
+        for worker, reader in self._readers.items():
+            # An actor that had nothing is asked once at a time, so that it is not pestered.
+            wanted = 1 if worker in self._empty else self._in_flight
+            for _ in range(wanted - list(self._requests.values()).count(worker)):
+                request = reader.next_batch.remote(self._generation, flush=flush)
+                self._requests[request] = worker
+
+    def _forget(self, worker: str) -> None:
+        self._readers.pop(worker, None)
+        self._empty.discard(worker)
+        self._requests = {r: w for r, w in self._requests.items() if w != worker}
+
+    def _update_readers(self) -> None:
+        now = time.monotonic()
+        if self._readers and now - self._asked_at < ASK_READERS_EVERY_S:
+            return
+        self._asked_at = now
+        news = ray.get(self._status.readers.remote(self._version))
+        if news is None:
+            return
+        self._version, everyone = news
+        mine = sorted(everyone)[self._rank :: self._ranks]
+        for worker in list(self._readers):
+            if worker not in mine or self._readers[worker] != everyone[worker]:
+                self._forget(worker)
+        for worker in mine:
+            self._readers.setdefault(worker, everyone[worker])
+
+
+class RemoteBooks:
+    """The ledger actor as `trainer.Books` of one generation."""
+
+    def __init__(self, ledger: Any, generation: int) -> None:
+        self._ledger = ledger
+        self._generation = generation
+
+    def claim(self, origins: Sequence[Origin], *, rank: int, step: int) -> list[bool]:
+        """See `Ledger.claim`."""
+        granted: list[bool] = _ask(
+            self._ledger.claim.remote(origins, generation=self._generation, rank=rank, step=step)
+        )
+        return granted
+
+    def flush(self) -> None:
+        """See `Ledger.flush`."""
+        _ask(self._ledger.flush.remote())
+
+    def delta(self, *, step: int, since_step: int, since_version: int) -> Delta:
+        """See `Ledger.delta`."""
+        delta: Delta = _ask(
+            self._ledger.delta.remote(step=step, since_step=since_step, since_version=since_version)
+        )
+        return delta
+
+    def fold(self, step: int) -> int:
+        """See `Ledger.fold`."""
+        return int(_ask(self._ledger.fold.remote(step)))
+
+    def replay(self) -> int:
+        """See `Ledger.replay`."""
+        return int(_ask(self._ledger.replay.remote()))
+
+    def pending(self) -> int:
+        """See `Ledger.pending`."""
+        return int(_ask(self._ledger.pending.remote()))
+
+
+class RemoteDesk:
+    """The status actor as `trainer.Desk`: nothing here waits for an answer."""
+
+    def __init__(self, status: Any, probes: Sequence[ProbeStatus]) -> None:
+        self._status = status
+        self._probes = list(probes)
+        self._wish: Any = None
+        self._stop = False
+
+    def report(self, status: LearnerStatus) -> None:
+        """See `trainer.Desk`."""
+        self._status.report.remote(status)
+
+    def checkpointed(self, status: CheckpointStatus | None) -> None:
+        """See `trainer.Desk`."""
+        self._status.checkpointed.remote(status)
+
+    def probed(self, status: ProbeStatus) -> None:
+        """See `trainer.Desk`."""
+        self._probes.append(status)
+        self._status.set_probes.remote(tuple(self._probes))
+
+    def wants_stop(self) -> bool:
+        """See `trainer.Desk`. The answer is that of a question asked a turn or more ago."""
+        if self._wish is None:
+            self._wish = self._status.wants_stop.remote()
+        elif ray.wait([self._wish], timeout=0)[0]:
+            self._stop = self._stop or bool(ray.get(self._wish))
+            self._wish = None
+        return self._stop
+
+
+def _ask(reference: Any) -> Any:
+    """The answer of a call; an error of ours arrives as itself, not wrapped by Ray."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, StreamError):
+            raise error.cause from None
+        raise
+
+
+def learner_loop(loop_config: dict[str, Any]) -> None:
+    """What Ray Train runs on every rank.
+
+    An error that its message explains ends the run; any other one is a crash, and Ray Train starts
+    the group again from the newest checkpoint.
+    """
+    config: RunConfig = loop_config["config"]
+    set_up: Callable[[], None] = loop_config["set_up"]
+    ledger, status = loop_config["ledger"], loop_config["status"]
+    set_up()
+    torch.set_num_threads(learner_threads(config))
+    ranks = current_ranks()
+    try:
+        reason = _run_rank(config, ranks, ledger, status)
+    except (OnlineSwavError, StreamError, NonFiniteLossError) as error:
+        _ask(status.finished.remote(str(error), failed=True))
+        return
+    if ranks.rank == 0:
+        _ask(status.finished.remote(reason, failed=False))
+
+
+def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
+    device = choose_device(config)
+    learner, resumed = start_learner(config, ranks=ranks, device=device)
+    probes = tuple(ProbeStatus(**p) for p in resumed.manifest.probes) if resumed else ()  # type: ignore[arg-type]
+    generation = torch.zeros(1, dtype=torch.int64, device=device)
+    if ranks.rank == 0:
+        give_up = _ask(status.learner_started.remote(learner.step_count))
+        if give_up:
+            raise OnlineSwavError(give_up)
+        generation += _ask(ledger.begin.remote(learner.step_count))
+        _ask(status.set_probes.remote(probes))
+        if resumed is not None:
+            manifest = resumed.manifest
+            _ask(status.set_checkpoint.remote(
+                CheckpointStatus(step=manifest.step, published_at=manifest.created_at,
+                                 duration_s=0.0, size_bytes=resumed.size_bytes)
+            ))  # fmt: skip
+    generation = int(ranks.max(generation))
+    trainer = Trainer(
+        config,
+        learner=learner,
+        ranks=ranks,
+        feed=RemoteFeed(status, generation=generation, rank=ranks.rank, ranks=ranks.size,
+                        in_flight=config.ingest.in_flight),
+        books=RemoteBooks(ledger, generation),
+        desk=RemoteDesk(status, probes),
+        resumed=resumed,
+        probe=build_probe(config, device=device) if ranks.rank == 0 else None,
+    )  # fmt: skip
+    return trainer.run()

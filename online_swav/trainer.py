@@ -1,0 +1,348 @@
+"""The loop: load, claim, step, report, checkpoint. It knows no Ray.
+
+Everything outside arrives as three small protocols: a feed of batches, the books, and a desk that
+takes reports and passes on the wish to stop. All ranks agree on every turn of the loop by a vote on
+the host, so that a starved rank, or a stop that one rank saw first, leaves no other rank
+hanging in a collective.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from online_swav.checkpoint import Checkpoint, Checkpoints
+from online_swav.config import RunConfig, to_yaml
+from online_swav.errors import CheckpointError
+from online_swav.learning.learner import Learner, StepReport
+from online_swav.learning.ranks import Ranks
+from online_swav.parallel import vote
+from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus, RunState
+from streams.batch import Batch
+from streams.ledger import Delta
+from streams.shard import Origin
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_CHECKPOINTS = 3
+CHECKPOINT_RETRY_S = 30.0
+
+
+class Feed(Protocol):
+    """Where batches come from."""
+
+    def next_batch(self, *, flush: bool) -> Batch | None:
+        """A batch, or None when none came within a moment. `flush` takes a last partial one."""
+
+    @property
+    def dry(self) -> bool:
+        """Whether every reader said that there is nothing to read now."""
+
+
+class Books(Protocol):
+    """What a learner asks of the ledger, in one generation."""
+
+    def claim(self, origins: Sequence[Origin], *, rank: int, step: int) -> list[bool]:
+        """See `Ledger.claim`."""
+
+    def flush(self) -> None:
+        """See `Ledger.flush`."""
+
+    def delta(self, *, step: int, since_step: int, since_version: int) -> Delta:
+        """See `Ledger.delta`."""
+
+    def fold(self, step: int) -> int:
+        """See `Ledger.fold`."""
+
+    def replay(self) -> int:
+        """See `Ledger.replay`."""
+
+    def pending(self) -> int:
+        """See `Ledger.pending`."""
+
+
+class Desk(Protocol):
+    """Where reports go and wishes come from. No call may block on the network."""
+
+    def report(self, status: LearnerStatus) -> None:
+        """The newest numbers."""
+
+    def checkpointed(self, status: CheckpointStatus | None) -> None:
+        """A checkpoint was published, or failed (None)."""
+
+    def probed(self, status: ProbeStatus) -> None:
+        """The labelled probe has a result."""
+
+    def wants_stop(self) -> bool:
+        """Whether someone asked the run to stop."""
+
+
+class Trainer:
+    """Trains one rank of one generation until stopped.
+
+    Args:
+        config: The run.
+        learner: The rank's learner, already holding the state of `resumed`.
+        ranks: All ranks of this generation.
+        feed: This rank's batches.
+        books: The ledger.
+        desk: Reports and wishes; used by rank 0 only, except for `wants_stop`.
+        resumed: The checkpoint that the learner's state is from; None in a new run.
+        probe: Measures k-NN accuracy of a frozen backbone; rank 0 only.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        learner: Learner,
+        ranks: Ranks,
+        feed: Feed,
+        books: Books,
+        desk: Desk,
+        resumed: Checkpoint | None,
+        probe: Callable[[nn.Module], float] | None,
+    ) -> None:
+        self._config = config
+        self._learner = learner
+        self._ranks = ranks
+        self._feed = feed
+        self._books = books
+        self._desk = desk
+        self._probe = probe if ranks.rank == 0 else None
+        self._checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
+        self._committed_step = resumed.manifest.step if resumed else -1
+        self._committed_version = resumed.manifest.ledger_version if resumed else 0
+        self._probes = [ProbeStatus(**p) for p in resumed.manifest.probes] if resumed else []  # type: ignore[arg-type]
+        self._held: Batch | None = None
+        self._flush = False
+        self._finished: str | None = None
+        self._refused = 0
+        self._failed_checkpoints = 0
+        self._last: StepReport | None = None
+        self._phase_s = dict.fromkeys(("wait", "claim", "step", "checkpoint", "probe"), 0.0)
+        now = time.monotonic()
+        self._reported = (now, 0.0, learner.step_count, learner.samples_seen)
+        self._checkpoint_at = now
+        self._retry_at = now
+
+    def run(self) -> str:
+        """Train until a limit, the end of the stream, or a wish to stop; the reason in words.
+
+        Raises:
+            NonFiniteLossError: If the loss stays non-finite.
+            CheckpointError: If checkpoints fail again and again, or the last one fails.
+        """
+        self._run_probe()
+        self._report("starting")
+        while (reason := self._stop_reason()) is None:
+            batch = self._load()
+            if batch is not None:
+                self._step(batch)
+        self._report("stopping")
+        self._run_probe(last=True)
+        self._commit(last=True)
+        self._report("stopped")
+        return reason
+
+    # -- the turns of the loop -----------------------------------------------------------------
+
+    def _stop_reason(self) -> str | None:
+        config, learner = self._config, self._learner
+        if self._finished is not None:
+            return self._finished
+        if config.stop_after_steps is not None and learner.step_count >= config.stop_after_steps:
+            return f"reached step {learner.step_count}"
+        if (
+            config.stop_after_samples is not None
+            and learner.samples_seen >= config.stop_after_samples
+        ):
+            return f"trained {learner.samples_seen} images"
+        return None
+
+    def _load(self) -> Batch | None:
+        """This rank's next claimed batch, once every rank has one. None: try again."""
+        if self._held is None:
+            with self._timed("wait"):
+                batch = self._feed.next_batch(flush=self._flush)
+            if batch is not None:
+                with self._timed("claim"):
+                    self._held = self._claim(batch)
+        now = time.monotonic()
+        first = self._ranks.rank == 0
+        report_due = first and now - self._reported[0] >= self._config.report_every_s
+        commit_due = first and self._commit_due(now)
+        flags = [self._held is not None, self._desk.wants_stop(), self._feed.dry,
+                 report_due, commit_due]  # fmt: skip
+        ready, stop, dry, report, commit = vote(self._ranks, flags)
+        if report:
+            self._report("training" if ready else "idle")
+        if commit:
+            self._commit()
+        if stop:
+            self._finished = "asked to stop"
+            return None
+        if ready == self._ranks.size:
+            batch, self._held = self._held, None
+            return batch
+        if ready == 0 and dry == self._ranks.size:
+            self._on_dry_stream()
+        return None
+
+    def _claim(self, batch: Batch) -> Batch | None:
+        """The images of the batch that the ledger grants to the next step."""
+        step = self._learner.step_count + 1
+        granted = self._books.claim(batch.origins, rank=self._ranks.rank, step=step)
+        keep = [position for position, ok in enumerate(granted) if ok]
+        self._refused += len(batch) - len(keep)
+        return batch.select(keep) if keep else None
+
+    def _step(self, batch: Batch) -> None:
+        with self._timed("step"):
+            self._last = self._learner.step(batch.crops)
+        if self._learner.step_count % self._config.probe.every_steps == 0:
+            self._run_probe()
+
+    def _on_dry_stream(self) -> None:
+        """Nothing to read on any rank: wait, offer everything again, or end."""
+        if self._config.when_idle == "wait":
+            return
+        if self._config.when_idle == "replay":
+            # Without a finished shard the images that wait in begun batches go first.
+            replayed = self._books.replay() if self._ranks.rank == 0 else 0
+            self._flush = sum(vote(self._ranks, [replayed > 0])) == 0
+            if replayed:
+                logger.info("replay shards=%d", replayed)
+            return
+        self._flush = True
+        finished = self._ranks.rank == 0 and self._books.pending() == 0
+        if sum(vote(self._ranks, [finished])):
+            self._finished = "the stream has ended: every sample has a known fate"
+
+    # -- reports -------------------------------------------------------------------------------
+
+    def _report(self, state: RunState) -> None:
+        """Collective when there are several ranks: health sums over them."""
+        learner = self._learner
+        health = learner.health()
+        windows = learner.health_values()
+        if self._ranks.rank != 0:
+            return
+        now = time.monotonic()
+        then, waited, step, samples = self._reported
+        seconds = max(now - then, 1e-9)
+        steps = learner.step_count - step
+        host = self._last.to_host() if self._last is not None else None
+        self._desk.report(
+            LearnerStatus(
+                state=state,
+                reported_at=time.time(),
+                step=learner.step_count,
+                samples_seen=learner.samples_seen,
+                images_per_s=(learner.samples_seen - samples) / seconds,
+                wait_ratio=min((self._phase_s["wait"] - waited) / seconds, 1.0),
+                step_s=seconds / steps if steps else 0.0,
+                phase_s=dict(self._phase_s),
+                loss=host.loss if host else None,
+                loss_ratio=host.loss_ratio if host else None,
+                code_entropy_ratio=host.code_entropy_ratio if host else None,
+                view_agreement_ratio=host.view_agreement if host else None,
+                grad_norm=host.grad_norm if host else None,
+                embedding_std_ratio=host.embedding_std_ratio if host else None,
+                effective_rank=windows.effective_rank,
+                usage_perplexity_ratio=windows.usage_perplexity_ratio,
+                lr=host.lr if host else 0.0,
+                epsilon=host.epsilon if host else 0.0,
+                temperature=host.temperature if host else 0.0,
+                queue_fill_ratio=learner.queue_fill_ratio,
+                nonfinite_steps=learner.nonfinite_steps,
+                refused_images=self._refused,
+                health=health,
+            )
+        )
+        self._reported = (now, self._phase_s["wait"], learner.step_count, learner.samples_seen)
+
+    def _run_probe(self, *, last: bool = False) -> None:
+        step = self._learner.step_count
+        measured = self._probes[-1].step if self._probes else -1
+        if self._probe is None or measured == step or not (last or self._probe_due(step)):
+            return
+        with self._timed("probe"):
+            accuracy = self._probe(self._learner.model.backbone)
+        result = ProbeStatus(step=step, measured_at=time.time(), knn_accuracy=accuracy)
+        self._probes.append(result)
+        self._desk.probed(result)
+        logger.info("probe step=%d knn_accuracy=%.4f", step, accuracy)
+
+    def _probe_due(self, step: int) -> bool:
+        return step == 0 or step % self._config.probe.every_steps == 0
+
+    # -- commits -------------------------------------------------------------------------------
+
+    def _commit_due(self, now: float) -> bool:
+        steps = self._learner.step_count - max(self._committed_step, 0)
+        limits = self._config.checkpoint
+        return now >= self._retry_at and (
+            steps >= limits.every_steps
+            or (steps > 0 and now - self._checkpoint_at >= limits.every_s)
+        )
+
+    def _commit(self, *, last: bool = False) -> None:
+        """Flush the book, publish the checkpoint, fold what can never be rolled back."""
+        learner = self._learner
+        self._checkpoint_at = time.monotonic()
+        if self._ranks.rank != 0 or learner.step_count == self._committed_step:
+            return
+        begun = time.monotonic()
+        with self._timed("checkpoint"):
+            try:
+                checkpoint = self._publish()
+            except CheckpointError as error:
+                self._desk.checkpointed(None)
+                self._failed_checkpoints += 1
+                if last or self._failed_checkpoints >= MAX_FAILED_CHECKPOINTS:
+                    raise
+                self._retry_at = time.monotonic() + CHECKPOINT_RETRY_S
+                logger.error("checkpoint_failed error=%r", str(error))
+                return
+            self._failed_checkpoints = 0
+            self._books.fold(self._checkpoints.prune())
+        manifest = checkpoint.manifest
+        self._committed_step = manifest.step
+        self._committed_version = manifest.ledger_version
+        seconds = time.monotonic() - begun
+        self._desk.checkpointed(
+            CheckpointStatus(step=manifest.step, published_at=manifest.created_at,
+                             duration_s=seconds, size_bytes=checkpoint.size_bytes)
+        )  # fmt: skip
+        logger.info("checkpoint_published step=%d seconds=%.2f", manifest.step, seconds)
+
+    def _publish(self) -> Checkpoint:
+        learner = self._learner
+        self._books.flush()
+        delta = self._books.delta(step=learner.step_count, since_step=self._committed_step,
+                                  since_version=self._committed_version)  # fmt: skip
+        return self._checkpoints.publish(
+            step=learner.step_count,
+            samples_seen=learner.samples_seen,
+            parent_step=self._committed_step,
+            created_at=time.time(),
+            verdict=learner.health().verdict if self._ranks.size == 1 else "unknown",
+            probes=tuple(asdict(probe) for probe in self._probes),
+            learner_state=learner.state_dict(),
+            delta=delta,
+            config_yaml=to_yaml(self._config),
+        )
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._phase_s[phase] += time.monotonic() - begun

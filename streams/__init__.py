@@ -1,0 +1,1 @@
+"""Shards in, batches of crops out. This package knows no model and imports nothing of one."""

@@ -1,0 +1,578 @@
+"""The book: the truth about every image, in one SQLite file with one writer.
+
+A sample is *claimed* by the step that is about to train it. A claim counts once the checkpoint that
+holds its gradient is published; `begin(step)` forgets every claim above the step of the checkpoint
+that a run resumes from, so that the book forgets exactly what the weights forgot.
+
+Fencing: every lease has a token that grows, every start of the learner a generation that grows.
+Whatever arrives under an old one is refused. Calls are idempotent under retries.
+
+Space: a claim is one row of four integers until its shard's pass is complete and older than the
+oldest checkpoint kept; then the rows fold into counters of the shard (`fold`).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streams.counts import SourceCounts
+from streams.errors import LeaseLost, LedgerError
+from streams.ledger_reports import broken_invariants, count_sources
+from streams.shard import DROP_REASONS, Lease, Origin, Shard, to_ranges
+
+FORMAT = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shards (
+  number INTEGER PRIMARY KEY,      -- order of discovery
+  id TEXT NOT NULL UNIQUE, url TEXT NOT NULL, source TEXT NOT NULL,
+  size_bytes INTEGER NOT NULL, fingerprint TEXT NOT NULL, discovered_at REAL NOT NULL,
+  state TEXT NOT NULL DEFAULT 'unread',
+  pass INTEGER NOT NULL DEFAULT 0, -- 0 is first-time training, then replays
+  num_samples INTEGER,             -- known once a reader reached the end
+  claimed INTEGER NOT NULL DEFAULT 0,  -- in the current pass
+  trained INTEGER NOT NULL DEFAULT 0,  -- in pass 0
+  replayed INTEGER NOT NULL DEFAULT 0, -- in later passes
+  rejected INTEGER NOT NULL DEFAULT 0, -- rows in rejects
+  attempts INTEGER NOT NULL DEFAULT 0, -- leases begun and not ended in order
+  worker TEXT, token INTEGER NOT NULL DEFAULT 0, expires_at REAL,
+  fault TEXT,                      -- what is wrong with the tar, in words
+  retired INTEGER NOT NULL DEFAULT 0,  -- never replayed: its bytes are gone
+  version INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS shards_by_state ON shards (state, number);
+CREATE INDEX IF NOT EXISTS shards_by_version ON shards (version);
+CREATE TABLE IF NOT EXISTS claims (
+  shard INTEGER NOT NULL, pass INTEGER NOT NULL, idx INTEGER NOT NULL,
+  step INTEGER NOT NULL, rank INTEGER NOT NULL,
+  PRIMARY KEY (shard, pass, idx)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS claims_by_step ON claims (step);
+CREATE TABLE IF NOT EXISTS rejects (
+  shard INTEGER NOT NULL, idx INTEGER NOT NULL, pass INTEGER NOT NULL,
+  reason TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (shard, idx)
+) WITHOUT ROWID;
+"""
+_SHARD_COLUMNS = (
+    "number", "id", "url", "source", "size_bytes", "fingerprint", "discovered_at", "state", "pass",
+    "num_samples", "claimed", "trained", "replayed", "rejected", "attempts", "fault", "retired",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What the book learned between two checkpoints; enough deltas in a row rebuild it."""
+
+    step: int
+    """The checkpoint's step; claims up to it are inside."""
+    parent_step: int
+    """Step of the checkpoint before; claims up to it are not inside. -1 for the first."""
+    version: int
+    """The book's version at this point; the next delta starts here."""
+    shards: tuple[tuple[Any, ...], ...]
+    """Rows of changed shards, in the order of the book's columns."""
+    claims: tuple[tuple[int, int, int, int, int], ...]
+    """Rows (shard number, pass, index, step, rank)."""
+    rejects: tuple[tuple[int, int, int, str], ...]
+    """Rows (shard number, index, pass, reason)."""
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__})
+
+    @staticmethod
+    def from_json(text: str) -> Delta:
+        """Inverse of `to_json`."""
+        raw = json.loads(text)
+        rows = {name: tuple(map(tuple, raw[name])) for name in ("shards", "claims", "rejects")}
+        numbers = {name: raw[name] for name in ("step", "parent_step", "version")}
+        return Delta(**numbers, **rows)
+
+
+class Ledger:
+    """One writer of one book. Thread-safe; every method is one transaction.
+
+    Args:
+        path: The SQLite file; created when missing.
+        lease_s: Seconds after which a silent worker's shards go to another one.
+        max_attempts: Readers that a shard may kill before it is quarantined.
+        clock: Monotonic seconds, for leases.
+
+    Raises:
+        LedgerError: If the file is no book of this format, or is damaged.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lease_s: float = 60.0,
+        max_attempts: int = 3,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = path
+        self._lease_s = lease_s
+        self._max_attempts = max_attempts
+        self._clock = clock
+        self._lock = threading.RLock()
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            # A process that dies loses nothing with NORMAL; power loss may lose the newest
+            # transactions, and `flush` makes them durable before a checkpoint is published.
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(SCHEMA)
+            found = self._meta("format", FORMAT)
+            with self._transaction():
+                self._set_meta("format", found)
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(
+                f"{path} is not a readable ledger ({error}); move it away and rebuild it from the "
+                "run's checkpoints with `online-swav ledger rebuild`"
+            ) from error
+        if found != FORMAT:
+            raise LedgerError(f"{path} has format {found}, this version reads {FORMAT}")
+        # Deadlines are on a clock that restarts with the machine: leases of an earlier process end.
+        with self._transaction():
+            self._db.execute("UPDATE shards SET expires_at = ? WHERE worker IS NOT NULL",
+                             (self._clock() + lease_s,))  # fmt: skip
+
+    # -- plumbing ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _meta(self, name: str, default: int = 0) -> int:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return default if row is None else int(row[0])
+
+    def _set_meta(self, name: str, value: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def _next(self, name: str) -> int:
+        value = self._meta(name) + 1
+        self._set_meta(name, value)
+        return value
+
+    def close(self) -> None:
+        """Make everything durable and close the file."""
+        with self._lock:
+            self.flush()
+            self._db.close()
+
+    def flush(self) -> None:
+        """Make every transaction so far survive a power loss (called before a checkpoint)."""
+        with self._lock:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @property
+    def generation(self) -> int:
+        """Grows with every `begin`."""
+        with self._lock:
+            return self._meta("generation")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the book on disk."""
+        parts = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+    # -- discovery -----------------------------------------------------------------------------
+
+    def add(self, shards: Iterable[Shard]) -> int:
+        """Enter shards that are not in the book yet; their number."""
+        added = 0
+        with self._transaction():
+            for shard in shards:
+                known = self._db.execute("SELECT 1 FROM shards WHERE id = ?", (shard.id,))
+                if known.fetchone() is None:
+                    self._db.execute(
+                        "INSERT INTO shards (id, url, source, size_bytes, fingerprint, "
+                        "discovered_at, version) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        (shard.id, shard.url, shard.source, shard.size_bytes, shard.fingerprint,
+                         shard.discovered_at, self._next("version")),
+                    )  # fmt: skip
+                    added += 1
+        return added
+
+    # -- readers -------------------------------------------------------------------------------
+
+    def lease(self, worker: str, *, generation: int) -> Lease | None:
+        """The oldest unread shard, or None. The attempt is on disk before the reader starts.
+
+        A shard whose last reader died is leased alone: if it kills again, no innocent
+        shard is blamed with it.
+
+        Raises:
+            LeaseLost: If `generation` is over.
+        """
+        with self._transaction():
+            self._check_generation(generation)
+            self._expire()
+            row = self._db.execute(
+                "SELECT attempts, number, pass, id, url, source, size_bytes, fingerprint, "
+                "discovered_at FROM shards WHERE state = 'unread' ORDER BY pass, number LIMIT 1"
+            ).fetchone()
+            if row is None:
+                return None
+            attempts, number, pass_number, shard_id, *identity = row
+            held, most_attempts = self._db.execute(
+                "SELECT count(*), coalesce(max(attempts), 0) FROM shards "
+                "WHERE worker = ? AND state = 'leased'", (worker,),
+            ).fetchone()  # fmt: skip
+            if held and (attempts > 0 or most_attempts > 1):
+                return None
+            token = self._next("token")
+            expires_at = self._clock() + self._lease_s
+            self._update(
+                number, "state = 'leased', worker = :worker, token = :token, "
+                "expires_at = :expires_at, attempts = attempts + 1",
+                worker=worker, token=token, expires_at=expires_at,
+            )  # fmt: skip
+            known = self._db.execute(
+                "SELECT idx FROM claims WHERE shard = ? AND pass = ? "
+                "UNION SELECT idx FROM rejects WHERE shard = ?",
+                (number, pass_number, number),
+            )
+            skip = to_ranges(index for (index,) in known)
+        names = ("url", "source", "size_bytes", "fingerprint", "discovered_at")
+        shard = Shard(**dict(zip(names, identity, strict=True)))
+        if shard.id != shard_id:
+            raise LedgerError(f"the book's identity of {shard.url} is damaged; run ledger verify")
+        return Lease(shard=shard, worker=worker, token=token, pass_number=pass_number,
+                     expires_at=expires_at, skip=skip)  # fmt: skip
+
+    def renew(self, worker: str, tokens: Iterable[int]) -> list[int]:
+        """Extend the leases that `worker` holds under `tokens`; the tokens still alive.
+
+        A delivered shard stays alive until all of its images are claimed.
+        """
+        alive = []
+        with self._transaction():
+            for token in tokens:
+                cursor = self._db.execute(
+                    "UPDATE shards SET expires_at = ? WHERE worker = ? AND token = ?",
+                    (self._clock() + self._lease_s, worker, token),
+                )
+                if cursor.rowcount:
+                    alive.append(token)
+        return alive
+
+    def finish(self, lease: Lease, *, num_samples: int, fault: str | None) -> None:
+        """The reader reached the end of the tar and has delivered or rejected every sample.
+
+        Raises:
+            LeaseLost: If the lease is over.
+        """
+        with self._transaction():
+            number = self._check_lease(lease)
+            self._update(
+                number, "state = 'delivered', attempts = 0, num_samples = :num, fault = :fault",
+                num=num_samples, fault=fault,
+            )  # fmt: skip
+            self._complete(number)
+
+    def reject(self, lease: Lease, *, index: int, reason: str) -> bool:
+        """Record that a sample cannot be used; whether this is news.
+
+        Raises:
+            LeaseLost: If the lease is over.
+            ValueError: If `reason` is none of `DROP_REASONS`.
+        """
+        if reason not in DROP_REASONS:
+            raise ValueError(f"unknown reason {reason!r}; the reasons are {DROP_REASONS}")
+        with self._transaction():
+            number = self._check_lease(lease)
+            cursor = self._db.execute(
+                "INSERT OR IGNORE INTO rejects VALUES (?, ?, ?, ?, ?)",
+                (number, index, lease.pass_number, reason, self._next("version")),
+            )
+            if cursor.rowcount:
+                self._update(number, "rejected = rejected + 1")
+                self._complete(number)
+            return bool(cursor.rowcount)
+
+    def quarantine(self, lease: Lease, *, fault: str) -> None:
+        """The shard cannot be read at all. A replay of it ends here; what was trained stays so.
+
+        Raises:
+            LeaseLost: If the lease is over.
+        """
+        with self._transaction():
+            self._quarantine(self._check_lease(lease), fault)
+
+    def release(self, worker: str, *, crashed: bool) -> int:
+        """Take back every shard of `worker`; a crash leaves the attempts counted."""
+        with self._transaction():
+            rows = self._db.execute(
+                "SELECT number FROM shards WHERE worker = ?", (worker,)
+            ).fetchall()
+            for (number,) in rows:
+                self._take_back(number, blame=crashed)
+        return len(rows)
+
+    # -- learners ------------------------------------------------------------------------------
+
+    def begin(self, step: int) -> int:
+        """Start a generation on weights of `step`: roll back later claims, end all leases.
+
+        Raises:
+            LedgerError: If claims above `step` were already folded: the checkpoint is too old.
+        """
+        with self._transaction():
+            folded = self._meta("folded_step", -1)
+            if step < folded:
+                raise LedgerError(
+                    f"cannot roll back to step {step}: claims up to step {folded} are folded; "
+                    "resume from a newer checkpoint, or rebuild the book from the checkpoints"
+                )
+            self._roll_back(step)
+            for (number,) in self._db.execute(
+                "SELECT number FROM shards WHERE worker IS NOT NULL"
+            ).fetchall():
+                self._take_back(number, blame=False)
+            return self._next("generation")
+
+    def claim(
+        self, origins: Sequence[Origin], *, generation: int, rank: int, step: int
+    ) -> list[bool]:
+        """Claim images for the step about to be made; which of them may be trained.
+
+        Refused: a sample claimed before in its pass, a token that is not its shard's current one.
+        Asking again with the same generation, rank and step gives the same answer.
+
+        Raises:
+            LeaseLost: If `generation` is over.
+        """
+        accepted = []
+        with self._transaction():
+            self._check_generation(generation)
+            shards: dict[str, tuple[int, int, int]] = {}
+            gained: dict[int, int] = {}
+            taken: set[tuple[int, int]] = set()
+            for origin in origins:
+                shard_id = origin.sample.shard_id
+                if shard_id not in shards:
+                    row = self._db.execute(
+                        "SELECT number, token, pass FROM shards WHERE id = ?", (shard_id,)
+                    ).fetchone()
+                    shards[shard_id] = row or (-1, -1, -1)
+                number, token, pass_number = shards[shard_id]
+                place = (number, origin.sample.index)
+                if origin.token != token or origin.pass_number != pass_number or place in taken:
+                    accepted.append(False)
+                    continue
+                taken.add(place)
+                cursor = self._db.execute(
+                    "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
+                    (number, pass_number, origin.sample.index, step, rank),
+                )
+                if cursor.rowcount:
+                    gained[number] = gained.get(number, 0) + 1
+                    accepted.append(True)
+                else:  # ours already when this is a retry of the same call
+                    held = self._db.execute(
+                        "SELECT step, rank FROM claims WHERE shard = ? AND pass = ? AND idx = ?",
+                        (number, pass_number, origin.sample.index),
+                    ).fetchone()
+                    accepted.append(held == (step, rank))
+            for number, count in gained.items():
+                self._update(
+                    number, "claimed = claimed + :count, "
+                    "trained = trained + CASE WHEN pass = 0 THEN :count ELSE 0 END, "
+                    "replayed = replayed + CASE WHEN pass > 0 THEN :count ELSE 0 END",
+                    count=count,
+                )  # fmt: skip
+                self._complete(number)
+        return accepted
+
+    def fold(self, step: int) -> int:
+        """Forget the single claims of complete passes up to `step`; the rows freed.
+
+        `step` is that of the oldest checkpoint kept: nothing older can be resumed from.
+        """
+        with self._transaction():
+            candidates = self._db.execute(
+                "SELECT c.shard, c.pass FROM claims c JOIN shards s ON s.number = c.shard "
+                "WHERE s.state = 'done' OR s.pass > c.pass "
+                "GROUP BY c.shard, c.pass HAVING max(c.step) <= ?", (step,),
+            ).fetchall()  # fmt: skip
+            freed = 0
+            for number, pass_number in candidates:
+                freed += self._db.execute(
+                    "DELETE FROM claims WHERE shard = ? AND pass = ?", (number, pass_number)
+                ).rowcount
+            self._set_meta("folded_step", max(step, self._meta("folded_step", -1)))
+        return freed
+
+    def replay(self) -> int:
+        """Offer every finished shard again, as its next pass; their number."""
+        with self._transaction():
+            rows = self._db.execute(
+                "SELECT number FROM shards WHERE state = 'done' AND retired = 0 "
+                "AND num_samples > rejected"
+            ).fetchall()
+            for (number,) in rows:
+                self._update(number, "state = 'unread', pass = pass + 1, claimed = 0")
+        return len(rows)
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def delta(self, *, step: int, since_step: int, since_version: int) -> Delta:
+        """What changed since the checkpoint before (`since_step`, `since_version`)."""
+        with self._lock:
+            columns = ", ".join(_SHARD_COLUMNS)
+            return Delta(
+                step=step,
+                parent_step=since_step,
+                version=self._meta("version"),
+                shards=tuple(self._db.execute(
+                    f"SELECT {columns} FROM shards WHERE version > ?", (since_version,))),
+                claims=tuple(self._db.execute(
+                    "SELECT shard, pass, idx, step, rank FROM claims WHERE step > ? AND step <= ?",
+                    (since_step, step))),
+                rejects=tuple(self._db.execute(
+                    "SELECT shard, idx, pass, reason FROM rejects WHERE version > ?",
+                    (since_version,))),
+            )  # fmt: skip
+
+    def apply(self, delta: Delta) -> None:
+        """Rebuild: enter a checkpoint's delta. Apply them oldest first, on an empty book."""
+        marks = ", ".join("?" * (len(_SHARD_COLUMNS) + 1))
+        with self._transaction():
+            self._db.executemany(
+                f"INSERT OR REPLACE INTO shards ({', '.join(_SHARD_COLUMNS)}, version) "
+                f"VALUES ({marks})",
+                [(*row, delta.version) for row in delta.shards],
+            )
+            self._db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
+                                 delta.claims)  # fmt: skip
+            self._db.executemany(
+                "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
+                [(*row, delta.version) for row in delta.rejects],
+            )
+            self._db.execute(
+                "UPDATE shards SET state = 'unread' WHERE state IN ('leased', 'delivered')"
+            )
+            self._set_meta("version", delta.version)
+
+    # -- reading the book ----------------------------------------------------------------------
+
+    def pending(self) -> int:
+        """Shards whose samples do not all have a known fate yet."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT count(*) FROM shards WHERE state IN ('unread', 'leased', 'delivered')"
+            ).fetchone()
+        return int(row[0])
+
+    def counts(self, *, committed_step: int = -1) -> dict[str, SourceCounts]:
+        """Totals per source; `committed_step` is the newest checkpoint's."""
+        with self._lock:
+            return count_sources(self._db, committed_step)
+
+    def verify(self) -> list[str]:
+        """Check the invariants; what is broken, in words, and nothing when all is well."""
+        with self._lock:
+            return broken_invariants(self._db)
+
+    # -- inside a transaction ------------------------------------------------------------------
+
+    def _update(self, number: int, assignments: str, **values: object) -> None:
+        self._db.execute(
+            f"UPDATE shards SET {assignments}, version = :version WHERE number = :number",
+            {**values, "version": self._next("version"), "number": number},
+        )
+
+    def _check_generation(self, generation: int) -> None:
+        current = self._meta("generation")
+        if generation != current:
+            raise LeaseLost(f"generation {generation} is over, the run is in {current}")
+
+    def _check_lease(self, lease: Lease) -> int:
+        row = self._db.execute(
+            "SELECT number, token, worker FROM shards WHERE id = ?", (lease.shard.id,)
+        ).fetchone()
+        if row is None or row[1] != lease.token or row[2] != lease.worker:
+            raise LeaseLost(f"{lease.worker} no longer holds {lease.shard.url}")
+        return int(row[0])
+
+    def _complete(self, number: int) -> None:
+        """Every sample of the pass has a fate: the shard is done."""
+        self._db.execute(
+            "UPDATE shards SET state = 'done', worker = NULL, expires_at = NULL, attempts = 0 "
+            "WHERE number = ? AND state = 'delivered' AND claimed + rejected = num_samples",
+            (number,),
+        )
+
+    def _take_back(self, number: int, *, blame: bool) -> None:
+        """End a lease. Its token stays the newest, and a new lease gets a newer one."""
+        attempts = "attempts" if blame else "0"
+        self._update(
+            number, "state = 'unread', worker = NULL, expires_at = NULL, token = :token, "
+            f"attempts = {attempts}", token=self._next("token"),
+        )  # fmt: skip
+        self._db.execute(
+            "UPDATE shards SET state = 'done' "
+            "WHERE number = ? AND claimed + rejected = num_samples", (number,),
+        )  # fmt: skip
+        row = self._db.execute(
+            "SELECT attempts, state FROM shards WHERE number = ?", (number,)
+        ).fetchone()
+        if row[1] == "unread" and row[0] >= self._max_attempts:
+            self._quarantine(number, f"killed {row[0]} readers")
+
+    def _expire(self) -> None:
+        rows = self._db.execute(
+            "SELECT number, state FROM shards WHERE worker IS NOT NULL AND expires_at < ?",
+            (self._clock(),),
+        ).fetchall()
+        for number, state in rows:
+            self._take_back(number, blame=state == "leased")
+
+    def _quarantine(self, number: int, fault: str) -> None:
+        self._update(
+            number, "state = CASE WHEN pass = 0 THEN 'quarantined' ELSE 'done' END, retired = 1, "
+            "worker = NULL, expires_at = NULL, token = :token, fault = :fault",
+            token=self._next("token"), fault=fault,
+        )  # fmt: skip
+
+    def _roll_back(self, step: int) -> None:
+        deleted: dict[int, dict[int, int]] = {}
+        for number, pass_number, count in self._db.execute(
+            "SELECT shard, pass, count(*) FROM claims WHERE step > ? GROUP BY shard, pass", (step,)
+        ).fetchall():
+            deleted.setdefault(number, {})[pass_number] = count
+        self._db.execute("DELETE FROM claims WHERE step > ?", (step,))
+        for number, by_pass in deleted.items():
+            current, claimed, num_samples, rejected, state = self._db.execute(
+                "SELECT pass, claimed, num_samples, rejected, state FROM shards WHERE number = ?",
+                (number,),
+            ).fetchone()
+            # A later pass begins only after the one before is complete, hence all claims of the
+            # passes after the earliest one touched are gone too.
+            earliest = min(by_pass)
+            before = claimed if earliest == current else num_samples - rejected
+            state = "quarantined" if state == "quarantined" else "unread"
+            self._update(
+                number, "pass = :pass, claimed = :claimed, trained = trained - :trained, "
+                "replayed = replayed - :replayed, state = :state",
+                **{"pass": earliest}, claimed=before - by_pass[earliest], trained=by_pass.get(0, 0),
+                replayed=sum(count for p, count in by_pass.items() if p > 0), state=state,
+            )  # fmt: skip
