@@ -30,7 +30,7 @@ def _connect(run: Path) -> sqlite3.Connection:
 
 
 def _committed_step(run: Path) -> int:
-    newest = (run / "checkpoints" / "latest")
+    newest = run / "checkpoints" / "latest"
     return int(newest.read_text().strip().removeprefix("step-")) if newest.exists() else 0
 
 

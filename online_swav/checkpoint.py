@@ -163,31 +163,45 @@ class Checkpoints:
         return steps[-self._keep :][0] if steps else -1
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None in a new run. Damaged ones are set aside.
+        """The newest whole checkpoint, or None in a new run. Changes nothing on disk.
 
         Raises:
-            CheckpointError: If there were checkpoints and none is whole.
+            CheckpointError: If there are checkpoints and none is whole.
         """
-        steps = self._steps()
-        pointed = self._pointed()
-        if pointed in steps:  # later ones were renamed but never became the latest
-            steps = steps[: steps.index(pointed) + 1]
-        for step in reversed(steps):
-            path = self.folder / f"step-{step:09d}"
+        committed = self._committed_steps()
+        for step in reversed(committed):
             try:
-                return self.load(path)
+                return self.load(self.folder / f"step-{step:09d}")
             except CheckpointError as error:
-                aside = self.folder / f"damaged-{path.name}"
-                shutil.rmtree(aside, ignore_errors=True)
-                path.rename(aside)
-                logger.error("checkpoint_damaged error=%r moved_to=%s", str(error), aside.name)
-        if steps:
+                logger.error("checkpoint_damaged error=%r", str(error))
+        if committed:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is whole: {len(steps)} were set aside as "
-                "damaged-*. Restore one from a backup, or begin anew in another run folder.",
+                f"none of the {len(committed)} checkpoints in {self.folder} is whole. Restore one "
+                "from a backup, or begin anew in another run folder.",
                 path=self.folder,
             )
         return None
+
+    def recover(self) -> None:
+        """Before a start: set damaged checkpoints aside, drop those that never became the latest.
+
+        Raises:
+            CheckpointError: If there are checkpoints and none is whole.
+        """
+        newest = self.latest()
+        committed = self._committed_steps()
+        for step in self._steps():
+            path = self.folder / f"step-{step:09d}"
+            if step not in committed:
+                shutil.rmtree(path)
+            elif newest is not None and step > newest.manifest.step:
+                aside = self.folder / f"damaged-{path.name}"
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                logger.error("checkpoint_set_aside as=%s resuming_from_step=%d",
+                             aside, newest.manifest.step)  # fmt: skip
+        if newest is not None:
+            self._point(newest.path.name)
 
     @staticmethod
     def load(path: Path) -> Checkpoint:
@@ -209,7 +223,9 @@ class Checkpoints:
                         f"{path / name} does not have the hash of its manifest", path=path
                     )
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{path} is not a whole checkpoint: {error}", path=path) from error
+            raise CheckpointError(
+                f"{path} is not a whole checkpoint: {error}", path=path
+            ) from error
         return Checkpoint(path, manifest)
 
     def lineage(self, newest: Checkpoint) -> list[Delta]:
@@ -234,15 +250,20 @@ class Checkpoints:
             parent = deltas[-1].parent_step
         return deltas[::-1]
 
+    def _committed_steps(self) -> list[int]:
+        """Steps up to the one that `latest` names; all of them when the name is lost."""
+        steps = self._steps()
+        try:
+            name = (self.folder / "latest").read_text().strip()
+            pointed = int(name.removeprefix("step-"))
+        except (OSError, ValueError):
+            return steps
+        # A pointer to a folder that is gone says nothing about the others.
+        return [step for step in steps if step <= pointed] or steps
+
     def _steps(self) -> list[int]:
         folders = self.folder.glob("step-*") if self.folder.exists() else ()
         return sorted(int(path.name.removeprefix("step-")) for path in folders)
-
-    def _pointed(self) -> int | None:
-        try:
-            return int((self.folder / "latest").read_text().strip().removeprefix("step-"))
-        except (OSError, ValueError):
-            return None
 
     def _point(self, name: str) -> None:
         staging = self.folder / ".latest"

@@ -201,7 +201,10 @@ def _prepare(config: RunConfig) -> RunConfig:
                 + "\nUse those (leave --preset and --config away to take them from the run), or "
                 "another --run folder."
             )
-    places = {"probe_train": _absolute(config.probe_train), "probe_test": _absolute(config.probe_test)}
+    places = {
+        "probe_train": _absolute(config.probe_train),
+        "probe_test": _absolute(config.probe_test),
+    }
     absolute = tuple(f"{name}={Path(pattern).absolute()}" for name, pattern in sources.items())
     config = dataclasses.replace(config, run=str(run), source=absolute, **places)
     try:
@@ -232,7 +235,7 @@ def _run(config: RunConfig, *, log_json: bool, quiet: bool) -> int:
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
-    def handle(signum: int, frame: object) -> None:
+    def handle(_signum: int, _frame: object) -> None:
         if stop.is_set():  # a second signal means now
             raise KeyboardInterrupt
         stop.set()
@@ -379,8 +382,13 @@ def _pack(arguments: list[str]) -> int:
     from streams.pack import pack_folder
 
     try:
-        report = pack_folder(options.images, options.out, prefix=options.prefix,
-                             samples_per_shard=options.samples_per_shard, seed=options.seed)  # fmt: skip
+        report = pack_folder(
+            options.images,
+            options.out,
+            prefix=options.prefix,
+            samples_per_shard=options.samples_per_shard,
+            seed=options.seed,
+        )
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     print(report)

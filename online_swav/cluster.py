@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer
 
 from online_swav.config import RunConfig, digest
-from online_swav.console import configure_logging
+from online_swav.console import Logging
 from online_swav.errors import OnlineSwavError, RunFailed
 from online_swav.ranks_on_ray import learner_loop
 from online_swav.status import RunStatus
@@ -37,22 +36,6 @@ from streams.sources import parse_sources
 logger = logging.getLogger(__name__)
 
 ORDERLY_STOP_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Logging:
-    """How actors log; applied once in each of their processes."""
-
-    json: bool
-    level: int
-    file: str
-    """Every process appends its lines here too, from level INFO on."""
-    to_driver: bool
-    """Whether the lines of the actors appear on the driver's terminal."""
-
-    def set_up(self) -> None:
-        """Configure the process."""
-        configure_logging(json=self.json, level=self.level, file=self.file)
 
 
 class Cluster:
@@ -214,9 +197,7 @@ def _watch(
     return status
 
 
-def _fit(
-    config: RunConfig, cluster: Cluster, log: Logging, outcome: list[BaseException]
-) -> None:
+def _fit(config: RunConfig, cluster: Cluster, log: Logging, outcome: list[BaseException]) -> None:
     """Ray Train in a thread, so that its own SIGINT handler is not installed."""
     try:
         on_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
@@ -226,8 +207,9 @@ def _fit(
             learner_loop,
             train_loop_config=loop_config,
             scaling_config=ScalingConfig(
-                num_workers=config.learners, use_gpu=on_gpu, resources_per_worker={"CPU": 1}
-                | ({"GPU": 1} if on_gpu else {}),
+                num_workers=config.learners,
+                use_gpu=on_gpu,
+                resources_per_worker={"CPU": 1} | ({"GPU": 1} if on_gpu else {}),
             ),
             run_config=TrainRunConfig(
                 name="ray_train",

@@ -94,7 +94,7 @@ class RunConfig:
     run: str = ""
     """Folder of the run: checkpoints, books, quarantine. The same folder again resumes."""
     source: tuple[str, ...] = ()
-    """Where shards appear: a folder (searched recursively), a glob or a tar; NAME=PLACE names it."""
+    """Where shards appear: a folder (searched to any depth), a glob, a tar; NAME=PLACE names it."""
     when_idle: Literal["wait", "replay", "stop"] = "wait"
     """Once every shard is trained: wait for more, replay them (counted apart), or stop."""
     stop_after_steps: int | None = None

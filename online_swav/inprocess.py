@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from online_swav.assemble import build_probe, choose_device, open_ledger, start_learner
+from online_swav.checkpoint import Checkpoints
 from online_swav.config import RunConfig
 from online_swav.learning.ranks import SINGLE_RANK
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
@@ -32,7 +33,7 @@ class RecordingDesk:
     reports: list[LearnerStatus] = field(default_factory=list)
     checkpoints: list[CheckpointStatus | None] = field(default_factory=list)
     probes: list[ProbeStatus] = field(default_factory=list)
-    on_report: Callable[[LearnerStatus], None] = lambda status: None
+    on_report: Callable[[LearnerStatus], None] = lambda _status: None
     stop: bool = False
 
     def report(self, status: LearnerStatus) -> None:
@@ -102,6 +103,7 @@ class PollingFeed:
 def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
     """Run until stopped; the reason in words. Resumes from the run folder by itself."""
     device = choose_device(config)
+    Checkpoints(Path(config.run), keep=config.checkpoint.keep).recover()
     ledger = open_ledger(config)
     try:
         learner, resumed = start_learner(config, ranks=SINGLE_RANK, device=device)

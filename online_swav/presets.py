@@ -121,7 +121,7 @@ def _swav_800ep_4096() -> RunConfig:
 
 
 def _swav_bs256() -> RunConfig:
-    """The official small-batch recipe (facebookresearch/swav, scripts/swav_400ep_bs256_pretrain.sh).
+    """The official small-batch recipe (facebookresearch/swav, swav_400ep_bs256_pretrain.sh).
 
     4 GPUs x 64 images, queue 3840 from epoch 15, LARC at 0.6, no warm-up, cosine to 0.0006 over
     400 epochs of 5005 steps, prototypes frozen for the first epoch.
@@ -162,5 +162,7 @@ def preset(name: str, **over: Any) -> RunConfig:
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f", perhaps you meant {close[0]}" if close else ""
-        raise ConfigError(f"there is no preset {name!r}{hint}; the presets are {', '.join(PRESETS)}")
+        raise ConfigError(
+            f"there is no preset {name!r}{hint}; the presets are {', '.join(PRESETS)}"
+        )
     return dataclasses.replace(PRESETS[name](), **over)

@@ -1,19 +1,21 @@
-"""One learner rank inside Ray Train: the actors of the run as the trainer's feed, books and desk."""
+"""One learner rank inside Ray Train: the run's actors as the trainer's feed, books and desk."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 
 from online_swav.assemble import build_probe, choose_device, learner_threads, start_learner
+from online_swav.checkpoint import Checkpoints
 from online_swav.config import RunConfig
 from online_swav.errors import OnlineSwavError
 from online_swav.learning.learner import NonFiniteLossError
-from online_swav.parallel import current_ranks
+from online_swav.parallel import current_ranks, vote
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
 from online_swav.trainer import Trainer
 from streams.batch import Batch
@@ -208,6 +210,9 @@ def learner_loop(loop_config: dict[str, Any]) -> None:
 
 def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
     device = choose_device(config)
+    if ranks.rank == 0:
+        Checkpoints(Path(config.run), keep=config.checkpoint.keep).recover()
+    vote(ranks, [True])  # nobody loads before rank 0 has put the folder in order
     learner, resumed = start_learner(config, ranks=ranks, device=device)
     probes = tuple(ProbeStatus(**p) for p in resumed.manifest.probes) if resumed else ()  # type: ignore[arg-type]
     generation = torch.zeros(1, dtype=torch.int64, device=device)

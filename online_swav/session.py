@@ -13,7 +13,7 @@ from rich.live import Live
 
 from online_swav import cluster
 from online_swav.config import RunConfig
-from online_swav.console import live_panel, plain_line, status_json, summary_lines
+from online_swav.console import Logging, live_panel, plain_line, status_json, summary_lines
 from online_swav.errors import MetricsPortError
 from online_swav.status import RunStatus
 
@@ -47,7 +47,7 @@ class Session:
 
     def run(self) -> int:
         """Train; the exit code."""
-        log = cluster.Logging(
+        log = Logging(
             json=self._log_json, level=self._level, file=str(Path(self._config.run) / "run.log"),
             to_driver=self._view is None,
         )  # fmt: skip

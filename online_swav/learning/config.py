@@ -29,7 +29,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require(self.hidden_dim >= 0, f"hidden_dim must not be negative, got {self.hidden_dim}")
         _require(self.embedding_dim >= 1, f"embedding_dim must be >= 1, got {self.embedding_dim}")
-        _require(self.num_prototypes >= 2, f"num_prototypes must be >= 2, got {self.num_prototypes}")
+        _require(
+            self.num_prototypes >= 2, f"num_prototypes must be >= 2, got {self.num_prototypes}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,224 @@
+"""Displays of a RunStatus: the live view, a log line, JSON; and how processes log."""
+
+from __future__ import annotations
+
+import json as json_module
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from online_swav.status import RunStatus
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+_VERDICT_STYLES = {"ok": "green", "degraded": "yellow", "collapsed": "bold red", "unknown": "dim"}
+
+
+def live_panel(status: RunStatus, now: float) -> RenderableType:
+    """Everything to see of a run, readable in seconds at 80 columns and without colour."""
+    learner = status.learner
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right")
+    table.add_column()
+    if learner is None:
+        table.add_row("learner", "starting ...")
+    else:
+        table.add_row(
+            "learning",
+            f"step {learner.step}   {learner.images_per_s:.0f} images/s   "
+            f"waiting {learner.wait_ratio:.0%}   {learner.samples_seen:,} images seen",
+        )
+        if learner.loss_ratio is not None:
+            table.add_row("loss / log K", _bar(learner.loss_ratio))
+        table.add_row("health", _health(status))
+    if status.probes:
+        values = [probe.knn_accuracy for probe in status.probes]
+        table.add_row(
+            "k-NN", f"{values[0]:.3f} {_sparkline(values)} {values[-1]:.3f}  "
+            f"(step {status.probes[-1].step})",
+        )  # fmt: skip
+    for name, c in status.sources.items():
+        shards = "  ".join(f"{count} {state}" for state, count in c.shards.items() if count)
+        dropped = sum(c.dropped.values())
+        table.add_row(f"source {name}", f"shards: {shards or 'none yet'}")
+        table.add_row(
+            "", f"images: {c.trained:,} trained  {c.replayed:,} replayed  {dropped} dropped  "
+            f"lag {_age(c.oldest_unread_at, now)}",
+        )  # fmt: skip
+    checkpoint = status.checkpoint
+    table.add_row(
+        "checkpoint",
+        f"step {checkpoint.step}, {_age(checkpoint.published_at, now)} ago"
+        if checkpoint
+        else "none yet",
+    )
+    for part in [table] if learner is None else []:
+        return Panel(part, title=_title(status), title_align="left")
+    findings = [
+        Text(f"! {f.name.replace('_', ' ')}: {f.value:.3g} (healthy: {f.healthy}). {f.remedy}")
+        for f in (learner.health.findings if learner else ())
+    ]
+    return Panel(Group(table, *findings), title=_title(status), title_align="left")
+
+
+def _title(status: RunStatus) -> str:
+    return f"online-swav {status.run}: {status.state}"
+
+
+def _health(status: RunStatus) -> Text:
+    learner = status.learner
+    assert learner is not None
+    verdict = learner.health.verdict
+    text = Text("warming up" if verdict == "unknown" else verdict, style=_VERDICT_STYLES[verdict])
+    for name, value, form in (
+        ("usage", learner.usage_perplexity_ratio, "{:.0%}"),
+        ("rank", learner.effective_rank, "{:.0f}"),
+        ("spread", learner.embedding_std_ratio, "{:.2f}"),
+    ):
+        if value is not None:
+            text.append(f"   {name} {form.format(value)}", style="default")
+    return text
+
+
+def _bar(ratio: float, width: int = 20) -> str:
+    filled = 0 if math.isnan(ratio) else round(min(max(ratio, 0.0), 1.0) * width)
+    return f"{ratio:.3f} {'█' * filled}{'░' * (width - filled)}"
+
+
+def _sparkline(values: list[float], width: int = 24) -> str:
+    shown = values[-width:]
+    low, high = min(shown), max(shown)
+    span = high - low or 1.0
+    return "".join(_SPARKS[round((v - low) / span * (len(_SPARKS) - 1))] for v in shown)
+
+
+def _age(then: float | None, now: float) -> str:
+    if then is None:
+        return "0 s"
+    seconds = max(now - then, 0.0)
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def plain_line(status: RunStatus, now: float) -> str:
+    """One `event key=value` line for logs."""
+    clock = time.strftime("%H:%M:%S", time.localtime(now))
+    parts = [f"{clock} status state={status.state}"]
+    learner = status.learner
+    if learner is not None:
+        parts.append(f"step={learner.step} images_per_s={learner.images_per_s:.0f}")
+        parts.append(f"waiting={learner.wait_ratio:.2f}")
+        if learner.loss_ratio is not None:
+            parts.append(f"loss_ratio={learner.loss_ratio:.3f}")
+        parts.append(f"health={learner.health.verdict}")
+        parts += [f"finding={f.name}" for f in learner.health.findings]
+    if status.probes:
+        parts.append(f"knn={status.probes[-1].knn_accuracy:.3f}@{status.probes[-1].step}")
+    for name, c in status.sources.items():
+        unread, done = c.shards.get("unread", 0), c.shards.get("done", 0)
+        parts.append(
+            f"source={name} shards_unread={unread} shards_done={done} trained={c.trained} "
+            f"replayed={c.replayed} dropped={sum(c.dropped.values())}"
+        )
+    return " ".join(parts)
+
+
+def summary_lines(status: RunStatus, run: str) -> list[str]:
+    """What to say at the end of a run."""
+    lines = [f"{status.state}: {status.message}"]
+    if status.learner is not None:
+        step, seen = status.learner.step, status.learner.samples_seen
+        lines.append(f"step {step}, {seen:,} images seen, health {status.learner.health.verdict}")
+    if status.probes:
+        curve = "  ".join(f"{p.step}: {p.knn_accuracy:.3f}" for p in status.probes)
+        lines.append(f"k-NN by step  {curve}")
+    for name, c in status.sources.items():
+        lines.append(
+            f"source {name}: {c.trained:,} trained, {c.replayed:,} replayed, "
+            f"{sum(c.dropped.values())} dropped; "
+            f"shards: {c.shards.get('done', 0)} done, {c.shards.get('quarantined', 0)} quarantined"
+        )
+    lines.append(f"run folder {run}; the same command goes on from here")
+    return lines
+
+
+_STATUS: TypeAdapter[RunStatus] = TypeAdapter(RunStatus)
+
+
+def status_json(status: RunStatus) -> str:
+    """The snapshot as one line of JSON."""
+    return json_module.dumps(_finite(asdict(status)))
+
+
+def status_from_json(text: str) -> RunStatus:
+    """Inverse of `status_json`; a number that was not finite comes back as None or NaN."""
+    return _STATUS.validate_json(text)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: such a number becomes the string that pydantic reads back."""
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "at": round(record.created, 3), "level": record.levelname.lower(),
+            "logger": record.name, "event": record.getMessage(),
+        }  # fmt: skip
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json_module.dumps(entry)
+
+
+def configure_logging(*, json: bool, level: int, file: str | None = None) -> None:
+    """Log to the terminal from `level` on, and to `file` from INFO on; once per process."""
+    formatter: logging.Formatter = (
+        _JsonFormatter()
+        if json
+        else logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    )
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    handlers[0].setLevel(level)
+    if file is not None:
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers[1].setLevel(logging.INFO)
+    for name in ("online_swav", "streams"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.handlers = handlers
+        for handler in handlers:
+            handler.setFormatter(formatter)
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """How actors log; applied once in each of their processes."""
+
+    json: bool
+    level: int
+    file: str
+    """Every process appends its lines here too, from level INFO on."""
+    to_driver: bool
+    """Whether the lines of the actors appear on the driver's terminal."""
+
+    def set_up(self) -> None:
+        """Configure the process."""
+        configure_logging(json=self.json, level=self.level, file=self.file)

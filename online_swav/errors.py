@@ -1,0 +1,36 @@
+"""Errors of a run, each with what to do about it.
+
+OnlineSwavError
+    ConfigError         an option, a file or a folder the user gave is wrong (exit 2)
+    MetricsPortError    the metrics port is taken (exit 2)
+    CheckpointError     a checkpoint cannot be written or read; `path` names it
+    RunFailed           the learners ended with an error that its message explains
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class OnlineSwavError(Exception):
+    """Anything that a run reports in words."""
+
+
+class ConfigError(OnlineSwavError):
+    """An option, a file or a folder that the user gave is wrong."""
+
+
+class MetricsPortError(OnlineSwavError):
+    """The metrics port cannot be opened."""
+
+
+class CheckpointError(OnlineSwavError):
+    """A checkpoint cannot be written or read. `path` names it."""
+
+    def __init__(self, message: str, *, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class RunFailed(OnlineSwavError):
+    """The learners ended with an error that its message explains."""

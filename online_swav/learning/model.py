@@ -1,0 +1,101 @@
+"""Backbone, projection head and prototypes: crops to embeddings and scores (paper section 3)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def build_backbone(name: str, *, small_stem: bool) -> tuple[nn.Module, int]:
+    """A torchvision classification model without its classifier, and its feature width F.
+
+    Raises:
+        ValueError: If there is no such model, its classifier is not found, or `small_stem` is
+            asked of something that is no ResNet.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"perhaps {' or '.join(close)}" if close else "see torchvision.models.list_models()"
+        raise ValueError(f"torchvision has no classification model {name!r}; {hint}")
+    model = torchvision.models.get_model(name, weights=None)
+    if small_stem:
+        if not isinstance(model, torchvision.models.ResNet):
+            raise ValueError(f"small_stem needs a ResNet, and {name} is none")
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    for attribute in ("fc", "classifier", "heads", "head"):
+        classifier = getattr(model, attribute, None)
+        if isinstance(classifier, nn.Module):
+            break
+    else:
+        raise ValueError(f"the classifier of {name} was not found; try a ResNet")
+    linear = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
+    if not linear:
+        raise ValueError(f"the classifier of {name} has no linear layer; try a ResNet")
+    setattr(model, attribute, nn.Identity())
+    return model, linear[0].in_features
+
+
+class SwavModel(nn.Module):
+    """Everything with weights.
+
+    Args:
+        backbone: Name of a torchvision classification model.
+        small_stem: 3x3 stem without max-pool, for ResNets on pictures of about 32 px.
+        hidden_dim: Width of the projection head's hidden layer; 0 makes it one linear layer.
+        embedding_dim: Width D of the embeddings.
+        num_prototypes: K.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str,
+        small_stem: bool,
+        hidden_dim: int,
+        embedding_dim: int,
+        num_prototypes: int,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.feature_dim = build_backbone(backbone, small_stem=small_stem)
+        self.projection_head: nn.Module
+        if hidden_dim:
+            self.projection_head = nn.Sequential(
+                nn.Linear(self.feature_dim, hidden_dim),
+                nn.BatchNorm1d(hidden_dim),
+                nn.ReLU(inplace=True),
+                nn.Linear(hidden_dim, embedding_dim),
+            )
+        else:
+            self.projection_head = nn.Linear(self.feature_dim, embedding_dim)
+        # Without bias: a score is the cosine of an embedding and a prototype, nothing else.
+        self.prototypes = nn.Linear(embedding_dim, num_prototypes, bias=False)
+        self.normalize_prototypes()
+
+    @torch.no_grad()
+    def normalize_prototypes(self) -> None:
+        """Put every prototype on the unit sphere, in place."""
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+
+    def forward(
+        self, families: Sequence[Float[Tensor, "v b 3 s s"]]
+    ) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B K"]]:
+        """Embeddings of unit norm and their cosines to the prototypes, for all V views.
+
+        One backbone pass per crop family (batch norm sees one resolution at a time), one head pass
+        over all crops. Norms and scores are float32 whatever the autocast.
+        """
+        batch = families[0].shape[1]
+        features = torch.cat([self.backbone(family.flatten(0, 1)) for family in families])
+        projected = self.projection_head(features)
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            embeddings = F.normalize(projected.float(), dim=1)
+            scores = F.linear(embeddings, self.prototypes.weight.float())
+        return embeddings.unflatten(0, (-1, batch)), scores.unflatten(0, (-1, batch))

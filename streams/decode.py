@@ -1,0 +1,130 @@
+"""Image bytes to pixels: uint8 `[3, H, W]`, or a `DecodeError` with a reason.
+
+What a picture means:
+
+- EXIF orientation is applied, as viewers do; unreadable EXIF counts as none.
+- Grayscale and palette become RGB. CMYK and YCCK are converted as Pillow does.
+- 16 bits per channel keep their high byte.
+- Transparency is laid over white: colours under transparent pixels are arbitrary.
+- Of a multi-picture JPEG (MPO, from phones) the first picture is used, as every viewer shows it.
+  An animation has no one picture and is refused.
+- A JPEG that ends early is refused. One whose coded bytes were altered in place decodes to wrong
+  pixels, as in every libjpeg reader.
+
+Why Pillow and not torchvision.io: on 224 px JPEGs on one core Pillow takes 0.27 ms and torchvision
+0.18 ms plus 0.03 ms to learn the size before decoding, for bitwise equal pixels; but torchvision
+lets libjpeg print each damaged file on the process's stderr, which no handler can redirect.
+
+The tensor is a view of interleaved pixels (channels last in memory): resizing is twice as fast so.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from streams.config import LimitsConfig
+from streams.errors import DecodeError
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM", b"GIF8", b"P5", b"P6")
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
+    """Decode one picture.
+
+    Args:
+        data: A JPEG, PNG, WebP, BMP, GIF or PPM; the bytes decide, not a name.
+        limits: Caps, checked against the header before any pixel is decoded.
+
+    Returns:
+        uint8 `[3, H, W]`, RGB.
+
+    Raises:
+        DecodeError: `unsupported`, `too_large`, `too_small` or `corrupt`.
+    """
+    with warnings.catch_warnings():
+        # Pillow warns about large pictures and odd metadata; the caps are ours.
+        warnings.simplefilter("ignore")
+        image = _open(data)
+        with image:
+            try:
+                _check(image, limits)
+                image.load()
+                return _to_tensor(_upright(image))
+            except (DecodeError, MemoryError):
+                raise
+            except Exception as error:
+                # Pillow's decoders raise nearly any type on damaged bytes.
+                raise DecodeError(f"the picture is damaged: {error}", reason="corrupt") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DecodeError(str(error), reason="too_large") from error
+    except UnidentifiedImageError as error:
+        if data.startswith(_MAGIC):
+            raise DecodeError("the picture's header is damaged", reason="corrupt") from error
+        raise DecodeError(
+            f"not a {', '.join(_FORMATS)}; begins with {data[:12]!r}", reason="unsupported"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DecodeError(f"the picture's header is damaged: {error}", reason="corrupt") from error
+
+
+def _check(image: Image.Image, limits: LimitsConfig) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise DecodeError(
+            f"{width} x {height} pixels, more than the cap of {limits.max_pixels}",
+            reason="too_large",
+        )
+    if min(width, height) < limits.min_side:
+        raise DecodeError(
+            f"{width} x {height} pixels, a side is shorter than {limits.min_side}",
+            reason="too_small",
+        )
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise DecodeError("an animation has no one picture", reason="unsupported")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata of any kind; the picture itself is good
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    if image.mode.startswith("I"):  # 16-bit gray, as "I;16" or in 32 bits
+        gray = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        return torch.from_numpy(np.repeat(gray[:, :, None], 3, axis=2)).permute(2, 0, 1)
+    if image.mode == "F":
+        raise DecodeError("a picture of real numbers has no defined range", reason="unsupported")
+    if image.has_transparency_data:
+        colour = image.convert("RGBA")
+        image = Image.new("RGBA", colour.size, (255, 255, 255, 255))
+        image.alpha_composite(colour)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

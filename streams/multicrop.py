@@ -1,0 +1,112 @@
+"""Geometry of the crops (Caron et al. 2020, section 3.2): random resized crop and flip.
+
+Randomness belongs to the sample: its generator is seeded by run seed, identity and pass, so any
+worker cuts the same crops. Colour is changed later, on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from streams.config import CropFamily
+from streams.shard import SampleId
+
+Box = tuple[int, int, int, int]
+"""Top, left, height, width, in pixels."""
+
+
+def sample_generator(seed: int, sample: SampleId, pass_number: int) -> np.random.Generator:
+    """The random generator of one image in one pass, the same on every worker and machine."""
+    text = f"{seed}\0{sample.shard_id}\0{sample.index}\0{pass_number}".encode()
+    key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def draw_boxes(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    num: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> list[Box]:
+    """Boxes distributed as those of torchvision's `RandomResizedCrop.get_params`.
+
+    Args:
+        rng: Source of randomness.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        num: Boxes to draw.
+        scale: Share of the image's area, uniform between its ends.
+        ratio: Width by height, log-uniform between its ends.
+
+    Returns:
+        `num` boxes inside the image. Where ten tries do not fit, the largest central box whose
+        ratio is allowed.
+    """
+    return [_draw_box(rng, height, width, scale, ratio) for _ in range(num)]
+
+
+def _draw_box(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * rng.random())
+        aspect = math.exp(low + (high - low) * rng.random())
+        w = round(math.sqrt(area * aspect))
+        h = round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            # rng.random() is below 1, and several times quicker than rng.integers().
+            top = int(rng.random() * (height - h + 1))
+            left = int(rng.random() * (width - w + 1))
+            return top, left, h, w
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w = min(width, round(height * aspect))
+    h = min(height, round(width / aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def multicrop(
+    image: Tensor, families: Sequence[CropFamily], rng: np.random.Generator
+) -> tuple[Tensor, ...]:
+    """Cut all crops of one image.
+
+    Args:
+        image: uint8 `[3, H, W]`; quickest when its channels are last in memory.
+        families: Crop families, in order of the result.
+        rng: From `sample_generator`.
+
+    Returns:
+        One uint8 tensor `[V_r, 3, S_r, S_r]` per family: antialiased bilinear resize, each crop
+        flipped left to right with probability 0.5.
+
+    Raises:
+        ValueError: If the image is not uint8 with three channels.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"image must be uint8 [3, H, W], got {image.dtype} {list(image.shape)}")
+    height, width = image.shape[1:]
+    crops = []
+    for family in families:
+        side = family.size
+        views = torch.empty((family.num, 3, side, side), dtype=torch.uint8)
+        boxes = draw_boxes(rng, height, width, num=family.num, scale=family.scale)
+        for view, (top, left, h, w) in zip(views, boxes, strict=True):
+            region = image[None, :, top : top + h, left : left + w]
+            resized = F.interpolate(region, size=(side, side), mode="bilinear", antialias=True)[0]
+            view.copy_(resized.flip(-1) if rng.random() < 0.5 else resized)
+        crops.append(views)
+    return tuple(crops)

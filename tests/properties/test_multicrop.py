@@ -1,0 +1,164 @@
+"""Crops: distributed as torchvision's, resized as Pillow's, decided by the sample alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop
+
+from streams.config import CropFamily
+from streams.multicrop import draw_boxes, multicrop, sample_generator
+from streams.shard import SampleId
+
+FAMILIES = (
+    CropFamily(size=24, num=2, scale=(0.14, 1.0)),
+    CropFamily(size=12, num=4, scale=(0.05, 0.14)),
+)
+
+
+def smooth_image(height, width, seed=0):
+    """Channels last in memory, as `decode_image` makes them."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def generator(index=0, seed=0, pass_number=0):
+    return sample_generator(seed, SampleId("0123456789abcdef", index), pass_number)
+
+
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    low=st.floats(0.01, 1.0),
+    high=st.floats(0.01, 1.0),
+    index=st.integers(0, 10**6),
+)
+def test_boxes_lie_inside_the_image(height, width, low, high, index):
+    scale = (min(low, high), max(low, high))
+    boxes = draw_boxes(generator(index), height, width, num=4, scale=scale)
+    for top, left, h, w in boxes:
+        assert 1 <= h <= height - top
+        assert 1 <= w <= width - left
+        assert top >= 0
+        assert left >= 0
+
+
+def kolmogorov_smirnov(a, b):
+    """Largest distance between two empirical distribution functions."""
+    points = np.sort(np.concatenate([a, b]))
+    a_below = np.searchsorted(np.sort(a), points, side="right") / len(a)
+    b_below = np.searchsorted(np.sort(b), points, side="right") / len(b)
+    return np.abs(a_below - b_below).max()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale"),
+    [(64, 64, (0.14, 1.0)), (64, 64, (0.05, 0.14)), (50, 120, (0.5, 1.0)), (120, 50, (0.8, 1.0))],
+)
+def test_boxes_are_distributed_as_torchvisions(height, width, scale):
+    num = 3000
+    ours = np.array(draw_boxes(generator(), height, width, num=num, scale=scale))
+    image = torch.empty(3, height, width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        theirs = np.array(
+            [RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(num)]
+        )
+    critical = 1.95 * np.sqrt(2 / num)  # level 0.001
+    for column in range(4):
+        assert kolmogorov_smirnov(ours[:, column], theirs[:, column]) < critical
+    area, shape = (lambda b: b[:, 2] * b[:, 3]), (lambda b: b[:, 3] / b[:, 2])
+    assert kolmogorov_smirnov(area(ours), area(theirs)) < critical
+    assert kolmogorov_smirnov(shape(ours), shape(theirs)) < critical
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 10), (10, 400), (37, 5), (90, 100)])
+def test_where_nothing_fits_the_box_is_central_as_torchvisions(height, width):
+    # No box of this area is allowed except in the last case, where only the whole image is.
+    scale = (1.0, 1.0)
+    expected = RandomResizedCrop.get_params(
+        torch.empty(3, height, width), list(scale), [3 / 4, 4 / 3]
+    )
+    if (height, width) == (90, 100):
+        expected = (0, 0, 90, 100)
+        boxes = draw_boxes(generator(), height, width, num=1, scale=scale, ratio=(10 / 9, 10 / 9))
+    else:
+        boxes = draw_boxes(generator(), height, width, num=1, scale=scale)
+    assert boxes == [tuple(expected)]
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize("size", [16, 64])
+def test_crops_are_resized_as_pillow_does(interleaved, size):
+    image = smooth_image(100, 130)
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    if not interleaved:
+        image = image.contiguous()
+    family = CropFamily(size=size, num=1, scale=(0.05, 1.0))
+    flips = 0
+    for index in range(20):
+        ((crop,),) = multicrop(image, [family], generator(index))
+        rng = generator(index)
+        ((top, left, h, w),) = draw_boxes(rng, 100, 130, num=1, scale=family.scale)
+        region = picture.crop((left, top, left + w, top + h))
+        expected = np.array(region.resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+        if rng.random() < 0.5:
+            expected, flips = expected[:, ::-1], flips + 1
+        difference = np.abs(crop.permute(1, 2, 0).numpy() - expected)
+        assert difference.mean() <= 0.5
+        assert difference.max() <= 1
+    assert 0 < flips < 20
+
+
+def test_crops_have_the_shapes_of_their_families():
+    large, small = multicrop(smooth_image(50, 40), FAMILIES, generator())
+    assert (large.dtype, tuple(large.shape)) == (torch.uint8, (2, 3, 24, 24))
+    assert (small.dtype, tuple(small.shape)) == (torch.uint8, (4, 3, 12, 12))
+    assert large.is_contiguous()
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40))
+def test_tiny_images_can_be_cropped(height, width):
+    crops = multicrop(smooth_image(height, width), FAMILIES, generator())
+    assert [tuple(family.shape) for family in crops] == [(2, 3, 24, 24), (4, 3, 12, 12)]
+
+
+def test_a_flat_image_stays_flat():
+    image = torch.tensor([10, 128, 250], dtype=torch.uint8)[:, None, None].expand(3, 60, 60)
+    for family in multicrop(image, FAMILIES, generator()):
+        assert torch.equal(family, family[:1, :, :1, :1].expand_as(family))
+        assert family[0, :, 0, 0].tolist() == [10, 128, 250]
+
+
+def test_half_of_the_crops_are_flipped():
+    ramp = torch.arange(64, dtype=torch.uint8).expand(3, 64, 64)
+    family = CropFamily(size=8, num=2000, scale=(0.5, 1.0))
+    (crops,) = multicrop(ramp, [family], generator())
+    flipped = (crops[:, 0, 0, 0] > crops[:, 0, 0, -1]).double().mean().item()
+    assert abs(flipped - 0.5) < 0.04
+
+
+def test_crops_are_decided_by_seed_sample_and_pass():
+    image = smooth_image(60, 60)
+
+    def crops(**where):
+        return multicrop(image, FAMILIES, generator(**where))[0]
+
+    assert torch.equal(crops(), crops())
+    for other in ({"index": 1}, {"seed": 1}, {"pass_number": 1}):
+        assert not torch.equal(crops(), crops(**other))
+
+
+def test_the_generator_is_the_same_on_every_machine():
+    draws = sample_generator(7, SampleId("ab", 3), 1).integers(0, 1000, 5)
+    assert draws.tolist() == [728, 800, 603, 934, 540]
+
+
+def test_other_tensors_are_refused():
+    with pytest.raises(ValueError, match=r"uint8 \[3, H, W\], got torch.float32"):
+        multicrop(torch.zeros(3, 8, 8), FAMILIES, generator())
+    with pytest.raises(ValueError, match=r"got torch.uint8 \[1, 8, 8\]"):
+        multicrop(torch.zeros(1, 8, 8, dtype=torch.uint8), FAMILIES, generator())

@@ -1,0 +1,184 @@
+"""Pixels agree with Pillow; hostile and damaged pictures have a reason."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from streams.config import LimitsConfig
+from streams.decode import decode_image
+from streams.errors import DecodeError
+from streams.testing import jpeg_bytes
+
+LIMITS = LimitsConfig(max_pixels=1_000_000, min_side=8)
+
+
+def picture(mode="RGB", size=(40, 30)):
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC).convert(mode)
+
+
+def encode(image, format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def pixels(image):
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data))
+
+
+def fate_of(data):
+    try:
+        decode_image(data, LIMITS)
+    except DecodeError as error:
+        return error.reason
+    return "decoded"
+
+
+def reason_of(data, limits=LIMITS):
+    with pytest.raises(DecodeError) as caught:
+        decode_image(data, limits)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM"])
+def test_formats(format):
+    data = encode(picture(), format)
+    image = decode_image(data, LIMITS)
+    assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 30, 40))
+    assert torch.equal(image, pixels(opened(data)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "options"),
+    [("L", "JPEG", {}), ("CMYK", "JPEG", {}), ("RGB", "JPEG", {"progressive": True}),
+     ("P", "PNG", {}), ("1", "PNG", {}), ("L", "PNG", {}), ("L", "PPM", {})],
+)  # fmt: skip
+def test_modes_agree_with_pillow(mode, format, options):
+    data = encode(picture(mode), format, **options)
+    assert torch.equal(decode_image(data, LIMITS), pixels(opened(data)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_orientation_is_applied(orientation, format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture(), format, exif=exif)
+    assert torch.equal(decode_image(data, LIMITS), pixels(ImageOps.exif_transpose(opened(data))))
+
+
+def test_damaged_exif_counts_as_none():
+    exif = b"Exif\0\0" + b"II*\0\xff\xff\xff\x7f" + bytes(range(40))
+    data = encode(picture(), "JPEG", exif=exif)
+    plain = encode(picture(), "JPEG")
+    assert torch.equal(decode_image(data, LIMITS), pixels(opened(plain)))
+
+
+def test_16_bits_keep_the_high_byte():
+    gray = np.arange(40 * 30, dtype=np.uint16).reshape(30, 40) * 50
+    image = decode_image(encode(Image.fromarray(gray), "PNG"), LIMITS)
+    assert torch.equal(image, torch.from_numpy((gray >> 8).astype(np.uint8)).expand(3, 30, 40))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_transparency_is_laid_over_white(mode):
+    colour = picture("P" if mode == "P" else "RGBA")
+    if mode == "P":
+        data = encode(colour, "PNG", transparency=int(np.array(colour)[0, 0]))
+    else:
+        alpha = Image.fromarray(np.tile(np.array([0, 255], dtype=np.uint8), (30, 20)))
+        colour.putalpha(alpha)
+        data = encode(colour.convert("LA") if mode == "LA" else colour, "PNG")
+    expected = np.array(opened(data).convert("RGBA")).astype(int)
+    expected[expected[..., 3] == 0] = 255
+    image = decode_image(data, LIMITS)
+    assert image[:, 0, 0].tolist() == [255, 255, 255]
+    assert torch.equal(image.int(), torch.from_numpy(expected[..., :3]).permute(2, 0, 1).int())
+
+
+def test_the_first_picture_of_a_multi_picture_jpeg():
+    first, second = picture(), picture(size=(20, 20))
+    data = encode(first, "MPO", save_all=True, append_images=[second])
+    assert opened(data).format == "MPO"
+    assert torch.equal(decode_image(data, LIMITS), pixels(opened(data)))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_ends_early_is_corrupt(share, progressive):
+    data = encode(picture(size=(200, 200)), "JPEG", progressive=progressive, quality=90)
+    assert reason_of(data[: int(len(data) * share)]) == "corrupt"
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "GIF", "PPM"])
+def test_other_formats_that_end_early_are_corrupt(format):
+    data = encode(picture(size=(200, 200)), format)
+    assert reason_of(data[: len(data) // 2]) == "corrupt"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM"])
+def test_noise_after_any_magic_is_a_decode_error(format):
+    rng = np.random.default_rng(0)
+    head = encode(picture(), format)
+    for keep in (4, 8, 16, 30, 60):
+        data = head[:keep] + rng.bytes(500)
+        fate = fate_of(data)
+        assert fate in {"decoded", "corrupt", "unsupported", "too_large", "too_small"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        encode(picture(), "TIFF"),
+        encode(picture(), "ICO"),
+        encode(picture(), "GIF", save_all=True, append_images=[picture(size=(40, 30)).rotate(9)]),
+        encode(picture(), "WEBP", save_all=True, append_images=[picture().rotate(9)]),
+        encode(picture(), "PNG", save_all=True, append_images=[picture().rotate(9)]),
+    ],
+    ids=["empty", "text", "svg", "tiff", "ico", "gif", "webp", "apng"],
+)
+def test_unsupported(data):
+    assert reason_of(data) == "unsupported"
+
+
+def png_header(width, height):
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1001, 1000), (12_000, 9_000), (20_000, 20_000)])
+def test_large_pictures_are_refused_from_the_header(width, height):
+    # The last two would make Pillow warn and raise.
+    assert reason_of(png_header(width, height)) == "too_large"
+
+
+def test_small_pictures_are_refused():
+    assert reason_of(jpeg_bytes(0, (7, 100))) == "too_small"
+    assert decode_image(jpeg_bytes(0, (8, 100)), LIMITS).shape == (3, 8, 100)
+
+
+def test_damaged_pictures_print_nothing(capfd):
+    data = bytearray(jpeg_bytes(0, (200, 200)))
+    data[len(data) // 2 : len(data) // 2 + 40] = np.random.default_rng(1).bytes(40)
+    for damaged in (bytes(data), bytes(data[:-300]), bytes(data[:-300]) + b"\xff\xd9"):
+        assert fate_of(damaged) in {"decoded", "corrupt"}
+    assert capfd.readouterr() == ("", "")
