@@ -201,12 +201,14 @@ def _prepare(config: RunConfig) -> RunConfig:
                 + "\nUse those (leave --preset and --config away to take them from the run), or "
                 "another --run folder."
             )
-    places = {
-        "probe_train": _absolute(config.probe_train),
-        "probe_test": _absolute(config.probe_test),
-    }
     absolute = tuple(f"{name}={Path(pattern).absolute()}" for name, pattern in sources.items())
-    config = dataclasses.replace(config, run=str(run), source=absolute, **places)
+    config = dataclasses.replace(
+        config,
+        run=str(run),
+        source=absolute,
+        probe_train=_absolute(config.probe_train),
+        probe_test=_absolute(config.probe_test),
+    )
     try:
         run.mkdir(parents=True, exist_ok=True)
         stored.write_text(to_yaml(config))
@@ -221,17 +223,17 @@ def _absolute(patterns: Sequence[str]) -> tuple[str, ...]:
 
 def _run(config: RunConfig, *, log_json: bool, quiet: bool) -> int:
     config = _prepare(config)
-    from online_swav.console import configure_logging
+    from online_swav.console import Logging
     from online_swav.session import Session
 
     live = sys.stdout.isatty() and not log_json and not quiet
-    level = logging.WARNING if live or quiet else logging.INFO
-    configure_logging(json=log_json, level=level)
+    log = Logging(json=log_json, file=str(Path(config.run) / "run.log"))
+    log.set_up()
     for warning in warnings(config):
         logger.warning("%s", warning)
     stop = threading.Event()
     _stop_on_signals(stop)
-    return Session(config, log_json=log_json, live=live, level=level, stop=stop).run()
+    return Session(config, log=log, live=live, quiet=quiet, stop=stop).run()
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

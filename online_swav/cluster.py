@@ -66,9 +66,8 @@ class Cluster:
     def _start_reader(self, worker: str) -> None:
         run = Path(self._config.run)
         # One thread produces, another one answers pings.
-        reader_class = ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"control": 1})(
-            IngestActor
-        )
+        threads: dict[str, Any] = {"concurrency_groups": {"control": 1}}
+        reader_class: Any = ray.remote(num_cpus=1, max_restarts=0, **threads)(IngestActor)
         self._readers[worker] = reader_class.remote(
             worker, self.ledger, families=self._config.crops, config=self._config.ingest,
             seed=self._config.seed, quarantine=str(run / "quarantine"), set_up=self._log.set_up,
@@ -121,11 +120,11 @@ def _get(reference: Any) -> Any:
 
 
 @contextmanager
-def _ray_session(config: RunConfig, log: Logging) -> Iterator[None]:
+def _ray_session(config: RunConfig) -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start a local one that ends with us."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": log.to_driver, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
         needed = config.ingest.actors + config.learners
         options |= {"num_cpus": max(os.cpu_count() or 1, needed), "include_dashboard": False}
@@ -154,7 +153,7 @@ def train(
     Raises:
         OnlineSwavError: If the run failed in a way that its message explains.
     """
-    with _ray_session(config, log):
+    with _ray_session(config):
         cluster = Cluster(config, log)
         try:
             return _watch(config, cluster, log, stop, show)

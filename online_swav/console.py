@@ -187,25 +187,22 @@ class _JsonFormatter(logging.Formatter):
         return json_module.dumps(entry)
 
 
-def configure_logging(*, json: bool, level: int, file: str | None = None) -> None:
-    """Log to the terminal from `level` on, and to `file` from INFO on; once per process."""
+def configure_logging(*, json: bool, file: str | None = None) -> None:
+    """Log from INFO on, to `file` or else to the terminal; once per process."""
     formatter: logging.Formatter = (
         _JsonFormatter()
         if json
         else logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     )
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    handlers[0].setLevel(level)
-    if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
-        handlers[1].setLevel(logging.INFO)
+    handler: logging.Handler = (
+        logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler()
+    )
+    handler.setFormatter(formatter)
     for name in ("online_swav", "streams"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        logger.handlers = handlers
-        for handler in handlers:
-            handler.setFormatter(formatter)
+        logger.handlers = [handler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +210,10 @@ class Logging:
     """How actors log; applied once in each of their processes."""
 
     json: bool
-    level: int
     file: str
-    """Every process appends its lines here too, from level INFO on."""
-    to_driver: bool
-    """Whether the lines of the actors appear on the driver's terminal."""
+    """Where every process of the run appends its lines. The driver shows what arrives there:
+    Ray's own forwarding would mix in the notes of its internal actors."""
 
     def set_up(self) -> None:
         """Configure the process."""
-        configure_logging(json=self.json, level=self.level, file=self.file)
+        configure_logging(json=self.json, file=self.file)

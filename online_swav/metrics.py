@@ -291,14 +291,14 @@ def serve_metrics(snapshot: Callable[[], RunStatus], *, host: str, port: int) ->
         MetricsPortError: If the port is taken.
     """
     registry = CollectorRegistry()
-    registry.register(StatusCollector(snapshot))  # type: ignore[arg-type]
+    registry.register(StatusCollector(snapshot))
     ProcessCollector(registry=registry)
-    metrics = make_wsgi_app(registry)
+    metrics: Any = make_wsgi_app(registry)
 
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
         path = environ.get("PATH_INFO", "/")
         if path == "/metrics":
-            return metrics(environ, start_response)  # type: ignore[no-any-return]
+            return metrics(environ, start_response)
         kind, code, body = "text/plain; charset=utf-8", "404 Not Found", "no such page\n"
         if path == "/healthz":
             status = snapshot()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,7 @@ class ProcessGroupRanks:
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
-        self._host_group = dist.new_group(backend="gloo")
+        self._host_group: Any = dist.new_group(backend="gloo")
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over ranks."""

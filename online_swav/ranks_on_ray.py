@@ -215,12 +215,12 @@ def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
     vote(ranks, [True])  # nobody loads before rank 0 has put the folder in order
     learner, resumed = start_learner(config, ranks=ranks, device=device)
     probes = tuple(ProbeStatus(**p) for p in resumed.manifest.probes) if resumed else ()  # type: ignore[arg-type]
-    generation = torch.zeros(1, dtype=torch.int64, device=device)
+    agreed = torch.zeros(1, dtype=torch.int64, device=device)
     if ranks.rank == 0:
         give_up = _ask(status.learner_started.remote(learner.step_count))
         if give_up:
             raise OnlineSwavError(give_up)
-        generation += _ask(ledger.begin.remote(learner.step_count))
+        agreed += _ask(ledger.begin.remote(learner.step_count))
         _ask(status.set_probes.remote(probes))
         if resumed is not None:
             manifest = resumed.manifest
@@ -228,7 +228,7 @@ def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
                 CheckpointStatus(step=manifest.step, published_at=manifest.created_at,
                                  duration_s=0.0, size_bytes=resumed.size_bytes)
             ))  # fmt: skip
-    generation = int(ranks.max(generation))
+    generation = int(ranks.max(agreed))
     trainer = Trainer(
         config,
         learner=learner,

@@ -92,9 +92,9 @@ class Delta:
     def from_json(text: str) -> Delta:
         """Inverse of `to_json`."""
         raw = json.loads(text)
-        rows = {name: tuple(map(tuple, raw[name])) for name in ("shards", "claims", "rejects")}
-        numbers = {name: raw[name] for name in ("step", "parent_step", "version")}
-        return Delta(**numbers, **rows)
+        for name in ("shards", "claims", "rejects"):
+            raw[name] = tuple(map(tuple, raw[name]))
+        return Delta(**raw)
 
 
 class Ledger:

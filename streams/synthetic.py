@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ CLASS_NAMES = tuple(f"{shape} {texture}" for shape, texture in itertools.product
 NUM_CLASSES = len(CLASS_NAMES)
 
 Image8 = NDArray[np.uint8]
-_Plane = NDArray[np.float32]
+_Plane = NDArray[np.floating[Any]]
 
 
 def render(label: int, rng: np.random.Generator, *, size: int = 64, drift: float = 0.0) -> Image8:
@@ -60,10 +61,11 @@ def render(label: int, rng: np.random.Generator, *, size: int = 64, drift: float
     canvas = canvas * (1 - mask) + filled * mask
     canvas = canvas * rng.uniform(0.75, 1.1) * (1 - 0.3 * drift)
     canvas = canvas + rng.normal(0, 0.03, size=canvas.shape)
-    return (np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+    picture: Image8 = (np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+    return picture
 
 
-def _colours(rng: np.random.Generator) -> tuple[NDArray[np.float32], ...]:
+def _colours(rng: np.random.Generator) -> tuple[_Plane, ...]:
     """Two colours of the texture that differ clearly, and one of the background."""
     while True:
         dark, bright, paper = rng.uniform(0.05, 0.95, size=(3, 3)).astype(np.float32)
@@ -77,9 +79,7 @@ def _background(rng: np.random.Generator, x: _Plane, y: _Plane) -> _Plane:
     return slope
 
 
-def _draw_clutter(
-    rng: np.random.Generator, canvas: NDArray[np.float32], x: _Plane, y: _Plane
-) -> None:
+def _draw_clutter(rng: np.random.Generator, canvas: _Plane, x: _Plane, y: _Plane) -> None:
     """A small blob or bar of a random colour, in place."""
     cx, cy = rng.uniform(-1, 1, size=2)
     angle = rng.uniform(0, np.pi)
@@ -114,7 +114,8 @@ def _texture(texture: str, rng: np.random.Generator, x: _Plane, y: _Plane) -> _P
         wave = across * along * 2
     else:
         wave = across + along - 0.8
-    return np.clip(wave * 2 + 0.5, 0, 1)
+    paint: _Plane = np.clip(wave * 2 + 0.5, 0, 1)
+    return paint
 
 
 def encode(image: Image8) -> bytes:

@@ -127,7 +127,8 @@ class Learner:
                 hidden_dim=config.model.hidden_dim, embedding_dim=config.model.embedding_dim,
                 num_prototypes=config.model.num_prototypes,
             )  # fmt: skip
-        self.model = model.to(self.device, memory_format=self._memory_format)
+        self.model = model.to(self.device)
+        self.model.to(memory_format=self._memory_format)
         self._network = wrap(self.model)
         self._optimizer = build_optimizer(self.model, config.optim)
         self._queue = FeatureQueue(
@@ -263,7 +264,8 @@ class Learner:
         flat = family.flatten(0, 1).to(self.device, non_blocking=True)
         parameters = self._augment.draw(len(flat), generator=self._generator).to(self.device)
         images = self._augment.apply(flat, parameters)
-        return images.contiguous(memory_format=self._memory_format).unflatten(0, (views, batch))
+        images = images.contiguous(memory_format=self._memory_format)
+        return images.reshape(views, batch, *images.shape[1:])
 
     def _codes(
         self,
@@ -297,8 +299,8 @@ class Learner:
             first = self.step_count - self._nonfinite_in_a_row + 2
             raise NonFiniteLossError(
                 f"loss or gradient not finite in steps {first} to {self.step_count + 1} (last loss "
-                f"{float(loss.detach()):g}). The newest checkpoint is from before: start again with a lower "
-                "--learner.optim.lr, a longer --learner.schedule.warmup-steps, or "
+                f"{float(loss.detach()):g}). The newest checkpoint is older: start again with a "
+                "lower --learner.optim.lr, a longer --learner.schedule.warmup-steps, or "
                 "--learner.autocast off."
             )
 

@@ -44,7 +44,7 @@ class LARS(torch.optim.Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
+            grads: list[Tensor] = [p.grad for p in params]
             updates = torch._foreach_add(grads, params, alpha=group["weight_decay"])
             if group["adapt"]:
                 weight_norms = torch._foreach_norm(params)
