@@ -253,7 +253,7 @@ def _demo(arguments: list[str]) -> int:
         "while the system trains on them, without looking at the labels. Stops by itself.",
     )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/demo-TIME)")
-    parser.add_argument("--samples", type=int, default=40_000, help="images to train on")
+    parser.add_argument("--samples", type=int, default=26_000, help="images to train on")
     parser.add_argument("--port", type=int, default=9464, help="metrics port; 0 takes a free one")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

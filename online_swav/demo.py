@@ -20,9 +20,9 @@ from online_swav.evaluation.knn import knn_accuracy
 from online_swav.presets import preset
 from streams.synthetic import CLASS_NAMES, write_synthetic_shard
 
-SIZE = 64
+SIZE = 48
 SAMPLES_PER_SHARD = 1000
-SHARD_EVERY_S = 2.0
+SHARD_EVERY_S = 5.0
 
 
 def run_demo(

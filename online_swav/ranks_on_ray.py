@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from streams.batch import Batch
 from streams.errors import StreamError
 from streams.ledger import Delta
 from streams.shard import Origin
+
+logger = logging.getLogger(__name__)
 
 WAIT_S = 0.2
 ASK_READERS_EVERY_S = 2.0
@@ -202,8 +205,12 @@ def learner_loop(loop_config: dict[str, Any]) -> None:
     try:
         reason = _run_rank(config, ranks, ledger, status)
     except (OnlineSwavError, StreamError, NonFiniteLossError) as error:
+        logger.error("run_failed error=%r", str(error))
         _ask(status.finished.remote(str(error), failed=True))
         return
+    except Exception:
+        logger.exception("learner_crashed rank=%d", ranks.rank)
+        raise
     if ranks.rank == 0:
         _ask(status.finished.remote(reason, failed=False))
 

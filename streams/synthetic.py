@@ -66,11 +66,10 @@ def render(label: int, rng: np.random.Generator, *, size: int = 64, drift: float
 
 
 def _colours(rng: np.random.Generator) -> tuple[_Plane, ...]:
-    """Two colours of the texture that differ clearly, and one of the background."""
-    while True:
-        dark, bright, paper = rng.uniform(0.05, 0.95, size=(3, 3)).astype(np.float32)
-        if abs(float((bright - dark).mean())) > 0.25:
-            return dark, bright, paper
+    """Two tints of the texture, one clearly brighter, and one of the background."""
+    tint = rng.uniform(-0.2, 0.2, size=(3, 3))
+    dark, bright, paper = rng.uniform(0.1, 0.35), rng.uniform(0.65, 0.9), rng.uniform(0.2, 0.8)
+    return dark + tint[0], bright + tint[1], paper + tint[2]
 
 
 def _background(rng: np.random.Generator, x: _Plane, y: _Plane) -> _Plane:

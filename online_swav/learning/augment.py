@@ -3,6 +3,9 @@
 Order and probabilities of the official code: colour jitter (its four operations in random order),
 grayscale, Gaussian blur, normalisation. Every crop draws its own parameters. The operations are
 those of torchvision.transforms.v2.functional on float images in [0, 1].
+
+Parameters are drawn and sorted on the host: which crops take part in an operation is known there,
+so nothing waits for the device, and each operation touches only the crops that drew it.
 """
 
 from __future__ import annotations
@@ -15,12 +18,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 _OPERATIONS = ("brightness", "contrast", "saturation", "hue")
-_GRAY = (0.2989, 0.587, 0.114)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentParameters:
-    """What was drawn for N crops."""
+    """What was drawn for N crops. On the host, whatever the device of the crops."""
 
     jitter: Bool[Tensor, " N"]
     """Whether colour jitter applies."""
@@ -34,11 +36,6 @@ class AugmentParameters:
     """Whether the crop is blurred."""
     sigma: Float[Tensor, " N"]
     """Of the blur, in pixels."""
-
-    def to(self, device: torch.device) -> AugmentParameters:
-        """The same parameters on another device."""
-        moved = {name: getattr(self, name).to(device) for name in self.__slots__}
-        return AugmentParameters(**moved)
 
 
 class PhotometricAugment:
@@ -74,13 +71,12 @@ class PhotometricAugment:
         self._std = std
 
     def draw(self, num: int, *, generator: torch.Generator) -> AugmentParameters:
-        """Parameters of `num` crops, on the generator's device."""
-        device = generator.device
+        """Parameters of `num` crops; the generator is one of the host."""
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=device)
+            return torch.rand(shape, generator=generator)
 
-        strength = torch.tensor(self._jitter, device=device)
+        strength = torch.tensor(self._jitter)
         low, high = 1 - strength, 1 + strength
         low[:3].clamp_(min=0)
         low[3], high[3] = -strength[3], strength[3]
@@ -97,41 +93,50 @@ class PhotometricAugment:
     def apply(
         self, crops: UInt8[Tensor, "N 3 S S"], parameters: AugmentParameters
     ) -> Float[Tensor, "N 3 S S"]:
-        """The augmented, normalised crops in float32."""
+        """The augmented, normalised crops in float32, on their device."""
         images = crops.float().div_(255)
-        images = _color_jitter(images, parameters)
-        gray = parameters.grayscale.nonzero().squeeze(1)
-        if len(gray):
+        _color_jitter(images, parameters)
+        gray = _where(parameters.grayscale, images.device)
+        if gray is not None:
             images[gray] = _to_gray(images[gray]).expand(-1, 3, -1, -1)
-        blurred = parameters.blur.nonzero().squeeze(1)
-        if len(blurred):
+        blurred = _where(parameters.blur, images.device)
+        if blurred is not None:
+            sigma = parameters.sigma[parameters.blur].to(images.device, non_blocking=True)
             images[blurred] = gaussian_blur(
-                images[blurred], parameters.sigma[blurred], largest_sigma=self._blur_sigma[1]
+                images[blurred], sigma, largest_sigma=self._blur_sigma[1]
             )
-        mean = images.new_tensor(self._mean).view(3, 1, 1)
-        std = images.new_tensor(self._std).view(3, 1, 1)
-        return images.sub_(mean).div_(std)
+        for channel, (mean, std) in enumerate(zip(self._mean, self._std, strict=True)):
+            images[:, channel].sub_(mean).div_(std)
+        return images
 
 
-def _color_jitter(images: Tensor, parameters: AugmentParameters) -> Tensor:
-    """Each slot of the order runs each operation once, on the crops that have it there."""
+def _where(chosen: Bool[Tensor, " N"], device: torch.device) -> Int[Tensor, " n"] | None:
+    """Positions of the chosen crops on the device; None when there are none."""
+    index = chosen.nonzero().squeeze(1)
+    return index.to(device, non_blocking=True) if len(index) else None
+
+
+def _color_jitter(images: Float[Tensor, "N 3 S S"], parameters: AugmentParameters) -> None:
+    """In place. Each slot of the order runs each operation once, on the crops that have it there.
+
+    Four slots by four operations are sixteen passes, over a quarter of the crops each.
+    """
     for slot in range(4):
-        for number, operation in enumerate(_OPERATIONS):
+        for number, adjust in enumerate((_brightness, _contrast, _saturation, _hue)):
             chosen = parameters.jitter & (parameters.order[:, slot] == number)
-            index = chosen.nonzero().squeeze(1)
-            if len(index):
-                factor = parameters.factors[index, number].view(-1, 1, 1, 1)
-                images[index] = _ADJUST[operation](images[index], factor)
-    return images
+            index = _where(chosen, images.device)
+            if index is not None:
+                factor = parameters.factors[chosen, number].view(-1, 1, 1, 1)
+                images[index] = adjust(images[index], factor.to(images.device, non_blocking=True))
 
 
 def _to_gray(images: Tensor) -> Tensor:
-    weights = images.new_tensor(_GRAY).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
+    red, green, blue = images.unbind(dim=1)
+    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
 
 
 def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp_(0, 1)
+    return images.mul_(factor).clamp_(0, 1)
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -144,34 +149,30 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Rotate the hue by `shift` turns, through HSV."""
-    value, _ = images.max(dim=1)
-    lowest, _ = images.min(dim=1)
-    chroma = value - lowest
-    gray = chroma == 0
-    safe = torch.where(gray, torch.ones_like(chroma), chroma)
+    """Rotate the hue by `shift` turns, through HSV with the hue in sextants."""
     red, green, blue = images.unbind(dim=1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    # A gray pixel has chroma 0 and any hue: 0 / tiny is a valid one.
+    per_chroma = chroma.clamp_min(1e-12).reciprocal_()
     hue = torch.where(
         value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    hue = torch.where(gray, torch.zeros_like(hue), hue)
-    sextant = (hue + 6 * shift.view(-1, 1, 1)).remainder(6)
-    # f(n) = v - c * max(0, min(k, 4 - k, 1)) with k = (n + h) mod 6: the closed form of HSV -> RGB.
-    channels = []
-    for offset in (5.0, 3.0, 1.0):
-        k = (sextant + offset).remainder(6)
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, dim=1)
-
-
-_ADJUST = {
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "saturation": _saturation,
-    "hue": _hue,
-}
+        (green - blue).mul_(per_chroma),
+        torch.where(
+            value == green,
+            (blue - red).mul_(per_chroma).add_(2),
+            (red - green).mul_(per_chroma).add_(4),
+        ),
+    ).add_(shift.view(-1, 1, 1), alpha=6)
+    # Closed form of HSV -> RGB: a channel loses the chroma as far as its own hue is away, full from
+    # two sextants on: v - c * clamp(2 - distance(hue + 2, own hue), 0, 1) on a circle of six.
+    result = torch.empty_like(images)
+    for channel, offset in enumerate((3.0, 1.0, -1.0)):
+        distance = hue + offset
+        distance.sub_(distance.div(6).round_(), alpha=6).abs_()
+        share = distance.neg_().add_(2).clamp_(0, 1)
+        torch.sub(value, share.mul_(chroma), out=result[:, channel])
+    return result
 
 
 def blur_kernel_size(largest_sigma: float, side: int) -> int:

@@ -178,7 +178,7 @@ class HealthConfig:
     window_images: int = 4096
     """Images over which prototype usage and the embedding spectrum are measured."""
     stuck_after_steps: int = 500
-    """Steps before loss = log K counts as stuck."""
+    """Steps before loss = log K counts as stuck, and before any finding counts as collapse."""
     max_nonfinite_steps: int = 3
     """Non-finite losses in a row that end the run."""
 

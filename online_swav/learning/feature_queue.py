@@ -21,37 +21,34 @@ class FeatureQueue(nn.Module):
     """
 
     features: Tensor
-    filled: Tensor
 
     def __init__(self, *, num_views: int, length: int, dim: int) -> None:
         super().__init__()
         self.length = length
+        self.filled = 0
+        """Embeddings stored per view; on the host, so that nobody waits for the device."""
         self.register_buffer("features", torch.zeros(num_views, length, dim))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-        self._num_filled = 0
-
-    @property
-    def num_filled(self) -> int:
-        """Embeddings stored per view; known on the host without waiting for the device."""
-        return self._num_filled
 
     @property
     def full(self) -> bool:
         """Whether the queue counts: a part of a queue would favour a few old batches."""
-        return self.length > 0 and self._num_filled == self.length
+        return self.length > 0 and self.filled == self.length
 
     @torch.no_grad()
     def push(self, embeddings: Float[Tensor, "A B D"]) -> None:
         """Put the embeddings of a step in front; the oldest fall out."""
         joined = torch.cat([embeddings.to(self.features), self.features], dim=1)
         self.features.copy_(joined[:, : self.length])
-        self._num_filled = min(self._num_filled + embeddings.shape[1], self.length)
-        self.filled.fill_(self._num_filled)
+        self.filled = min(self.filled + embeddings.shape[1], self.length)
 
     def share(self, *, rank: int, size: int) -> Float[Tensor, "A l D"]:
         """The rows that this rank contributes to Sinkhorn."""
         return self.features[:, rank::size]
 
-    def refresh(self) -> None:
-        """Read the fill back from the state; call after loading one."""
-        self._num_filled = int(self.filled)
+    def get_extra_state(self) -> int:
+        """The fill, beside the embeddings in the state."""
+        return self.filled
+
+    def set_extra_state(self, state: int) -> None:
+        """Inverse of `get_extra_state`."""
+        self.filled = int(state)

@@ -16,22 +16,29 @@ from torch import Tensor, nn
 from online_swav.learning.findings import Finding, Health
 from online_swav.learning.ranks import SINGLE_RANK, Ranks
 
+# Collapsed encoders measure 0.00 usage and 0.05 std; 20 Zipf clusters on 300 prototypes 0.17 usage;
+# healthy ones above 0.3 usage and 0.5 std.
 STUCK_RATIO = 0.98
 NARROW_USAGE = 0.1
 COLLAPSED_STD = 0.3
 LOW_RANK_SHARE = 0.05
+LOSS_SMOOTHING = 0.98
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthValues:
     """Values of the last full window, over all ranks; None before it is full."""
 
+    images: int = 0
+    """Images in the window."""
     usage_perplexity_ratio: float | None = None
     """exp(entropy of the score-argmax histogram) / K."""
     effective_rank: float | None = None
     """RankMe of the embeddings, in dimensions."""
     embedding_std_ratio: float | None = None
     """Root mean variance of the unit embeddings over dimensions, times sqrt(D)."""
+    loss_ratio: float | None = None
+    """Loss / log K, smoothed over about 50 steps; None before the first step."""
 
 
 def rankme(second_moment: Float[Tensor, "D D"]) -> float:
@@ -62,6 +69,7 @@ class HealthMonitor(nn.Module):
     moment: Tensor
     mean: Tensor
     seen: Tensor
+    loss: Tensor
 
     def __init__(self, *, num_prototypes: int, embedding_dim: int, window_images: int) -> None:
         super().__init__()
@@ -70,6 +78,8 @@ class HealthMonitor(nn.Module):
         self.register_buffer("moment", torch.zeros(2, embedding_dim, embedding_dim))
         self.register_buffer("mean", torch.zeros(2, embedding_dim))
         self.register_buffer("seen", torch.zeros(2, dtype=torch.int64))
+        # Smoothed loss and smoothed 1: their ratio has no bias towards the start.
+        self.register_buffer("loss", torch.zeros(2))
         self._images = 0
 
     @torch.no_grad()
@@ -77,15 +87,20 @@ class HealthMonitor(nn.Module):
         self,
         scores: Float[Tensor, "B K"],
         embeddings: Float[Tensor, "B D"],
+        loss: Float[Tensor, ""],
         *,
         images: int,
     ) -> None:
         """Add a step: raw scores and embeddings of one view; `images` counts all ranks."""
-        counts = torch.bincount(scores.argmax(dim=1), minlength=scores.shape[1])
-        self.counts[0] += counts
+        # Not bincount: it waits for the device.
+        winners = scores.argmax(dim=1)
+        self.counts[0].index_add_(0, winners, torch.ones_like(winners, dtype=self.counts.dtype))
         self.moment[0] += embeddings.T @ embeddings
         self.mean[0] += embeddings.sum(dim=0)
         self.seen[0] += len(embeddings)
+        self.loss.mul_(LOSS_SMOOTHING).add_(
+            torch.stack([loss, torch.ones_like(loss)]), alpha=1 - LOSS_SMOOTHING
+        )
         self._images += images
         if self._images >= self._window:
             for name in ("counts", "moment", "mean", "seen"):
@@ -100,13 +115,17 @@ class HealthMonitor(nn.Module):
         counts, moment, mean = (
             ranks.sum(buffer[1]).double().cpu() for buffer in (self.counts, self.moment, self.mean)
         )
+        loss, weight = ranks.sum(self.loss).tolist()
+        loss_ratio = loss / weight / math.log(counts.shape[0]) if weight else None
         total = int(seen)
         if total == 0:
-            return HealthValues()
+            return HealthValues(loss_ratio=loss_ratio)
         p = counts / counts.sum()
         p = p[p > 0]
         variance = (moment.diagonal() / total - (mean / total) ** 2).clamp(min=0)
         return HealthValues(
+            images=total,
+            loss_ratio=loss_ratio,
             usage_perplexity_ratio=float((-(p * p.log()).sum()).exp()) / counts.shape[0],
             effective_rank=rankme(moment),
             embedding_std_ratio=math.sqrt(float(variance.mean()) * variance.shape[0]),
@@ -124,7 +143,6 @@ class HealthMonitor(nn.Module):
 def assess(
     values: HealthValues,
     *,
-    loss_ratio: float | None,
     step: int,
     stuck_after_steps: int,
     num_prototypes: int,
@@ -135,14 +153,15 @@ def assess(
 
     Args:
         values: Of the last full window.
-        loss_ratio: Loss / log K, smoothed over steps.
-        step: Completed updates.
-        stuck_after_steps: Grace before loss = log K is a finding.
+        step: Steps made.
+        stuck_after_steps: Grace at the start: before it nothing counts as collapse, nor loss =
+            log K as a finding.
         num_prototypes: K.
         embedding_dim: D.
-        recent_nonfinite: Updates skipped for a non-finite loss in the last 1,000 steps.
+        recent_nonfinite: Updates skipped for a non-finite loss, if one was of late.
     """
     found: list[Finding] = []
+    past_start = step > stuck_after_steps
     std = values.embedding_std_ratio
     if std is not None and std < COLLAPSED_STD:
         found.append(
@@ -150,31 +169,37 @@ def assess(
                 name="embedding_collapse", value=std, healthy=f"{COLLAPSED_STD} to 1, best near 1",
                 remedy="All images look alike to the encoder: stop, resume from a checkpoint that "
                 "was healthy with a lower --learner.optim.lr.",
-                collapse=True,
+                collapse=past_start,
+            )
+        )  # fmt: skip
+    usage = values.usage_perplexity_ratio
+    # n images cannot use more than n prototypes.
+    lowest_usage = NARROW_USAGE * min(1.0, values.images / num_prototypes)
+    if usage is not None and usage < lowest_usage:
+        found.append(
+            Finding(
+                name="narrow_prototype_usage", value=usage, healthy=f"above {lowest_usage:.3g}",
+                remedy="Few prototypes win: raise --learner.codes.freeze-prototypes-steps, or "
+                "lower --learner.model.num-prototypes.",
+                collapse=past_start and usage * num_prototypes < 1.5,
             )
         )  # fmt: skip
     rank = values.effective_rank
-    lowest_rank = max(2.0, LOW_RANK_SHARE * embedding_dim)
+    # Few prototypes need few dimensions.
+    lowest_rank = max(
+        min(2.0, embedding_dim / 4), min(LOW_RANK_SHARE * embedding_dim, num_prototypes / 4)
+    )
     if rank is not None and rank < lowest_rank:
         found.append(
             Finding(
                 name="low_effective_rank", value=rank,
-                healthy=f"above {lowest_rank:.0f} of {embedding_dim} dimensions",
+                healthy=f"above {lowest_rank:.1f} of {embedding_dim} dimensions",
                 remedy="The embeddings span few dimensions: lower --learner.optim.lr, or raise "
                 "--learner.queue.length or --ingest.batch-size.",
             )
         )  # fmt: skip
-    usage = values.usage_perplexity_ratio
-    if usage is not None and usage < NARROW_USAGE:
-        found.append(
-            Finding(
-                name="narrow_prototype_usage", value=usage, healthy=f"above {NARROW_USAGE}",
-                remedy="Few prototypes win: raise --learner.codes.freeze-prototypes-steps, or "
-                "lower --learner.model.num-prototypes.",
-                collapse=usage * num_prototypes < 1.5,
-            )
-        )  # fmt: skip
-    if loss_ratio is not None and step > stuck_after_steps and loss_ratio > STUCK_RATIO:
+    loss_ratio = values.loss_ratio
+    if loss_ratio is not None and past_start and loss_ratio > STUCK_RATIO:
         found.append(
             Finding(
                 name="stuck_at_log_k", value=loss_ratio, healthy="0.37 to 0.9 after the start",
@@ -191,8 +216,8 @@ def assess(
                 "--learner.schedule.warmup-steps, or set --learner.autocast off.",
             )
         )  # fmt: skip
-    if any(finding.collapse for finding in found):
-        return Health(verdict="collapsed", findings=tuple(found))
+    found.sort(key=lambda finding: not finding.collapse)
     if found:
-        return Health(verdict="degraded", findings=tuple(found))
+        collapsed = found[0].collapse
+        return Health(verdict="collapsed" if collapsed else "degraded", findings=tuple(found))
     return Health(verdict="ok" if usage is not None else "unknown")

@@ -11,19 +11,29 @@ import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 
+_ONE_SIZE_ONLY = ("vit_", "maxvit_")
+
 
 def build_backbone(name: str, *, small_stem: bool) -> tuple[nn.Module, int]:
     """A torchvision classification model without its classifier, and its feature width F.
 
+    Of the classifier, what stands before its first linear layer stays (pooling, norms), without
+    dropout. Auxiliary classifiers go too.
+
     Raises:
-        ValueError: If there is no such model, its classifier is not found, or `small_stem` is
-            asked of something that is no ResNet.
+        ValueError: If there is no such model, it takes pictures of one size only, its classifier
+            is not found, or `small_stem` is asked of something that is no ResNet.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"perhaps {' or '.join(close)}" if close else "see torchvision.models.list_models()"
         raise ValueError(f"torchvision has no classification model {name!r}; {hint}")
+    if name.startswith(_ONE_SIZE_ONLY):
+        raise ValueError(
+            f"{name} takes pictures of one size only, and multi-crop has several; try a ResNet, "
+            "convnext_tiny or swin_t"
+        )
     model = torchvision.models.get_model(name, weights=None)
     if small_stem:
         if not isinstance(model, torchvision.models.ResNet):
@@ -36,11 +46,26 @@ def build_backbone(name: str, *, small_stem: bool) -> tuple[nn.Module, int]:
             break
     else:
         raise ValueError(f"the classifier of {name} was not found; try a ResNet")
-    linear = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
-    if not linear:
+    before, linear = _split_at_first_linear(classifier)
+    if linear is None:
         raise ValueError(f"the classifier of {name} has no linear layer; try a ResNet")
-    setattr(model, attribute, nn.Identity())
-    return model, linear[0].in_features
+    setattr(model, attribute, before)
+    for auxiliary in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(model, auxiliary):
+            setattr(model, auxiliary, None)
+            model.aux_logits = False
+    return model, linear.in_features
+
+
+def _split_at_first_linear(classifier: nn.Module) -> tuple[nn.Sequential, nn.Linear | None]:
+    """What runs before the first linear layer, dropout aside, and that layer."""
+    kept: list[nn.Module] = []
+    for layer in classifier if isinstance(classifier, nn.Sequential) else [classifier]:
+        if isinstance(layer, nn.Linear):
+            return nn.Sequential(*kept), layer
+        if not isinstance(layer, nn.Dropout):
+            kept.append(layer)
+    return nn.Sequential(*kept), None
 
 
 class SwavModel(nn.Module):
@@ -98,4 +123,6 @@ class SwavModel(nn.Module):
         with torch.autocast(device_type=features.device.type, enabled=False):
             embeddings = F.normalize(projected.float(), dim=1)
             scores = F.linear(embeddings, self.prototypes.weight.float())
-        return embeddings.unflatten(0, (-1, batch)), scores.unflatten(0, (-1, batch))
+        return embeddings.reshape(-1, batch, embeddings.shape[1]), scores.reshape(
+            -1, batch, scores.shape[1]
+        )

@@ -15,7 +15,8 @@ class LARS(torch.optim.Optimizer):
     """SGD with momentum whose rate adapts to each tensor's ratio of weight to gradient norm.
 
     As the official recipe (LARC without clipping inside SGD): the decayed gradient
-    g + wd * w is scaled by trust * |w| / (|g| + wd * |w|), then takes part in momentum.
+    g + wd * w is scaled by trust * |w| / (|g| + wd * |w|), then takes part in momentum. A tensor
+    whose weight or gradient is all zero moves by the plain gradient, so that it can leave zero.
 
     Groups with `adapt=False` are plain SGD. Parameters without a gradient are skipped and keep
     their momentum.
@@ -39,21 +40,21 @@ class LARS(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
-        loss = closure() if closure is not None else None
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            grads: list[Tensor] = [p.grad for p in params]
-            updates = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            grads: list[Tensor] = [p.grad for p in params if p.grad is not None]
+            decay = group["weight_decay"]
             if group["adapt"]:
-                weight_norms = torch._foreach_norm(params)
-                grad_norms = torch._foreach_norm(grads)
-                scales = [
-                    _trust(w, g, group["weight_decay"], group["trust_coefficient"])
-                    for w, g in zip(weight_norms, grad_norms, strict=True)
-                ]
-                updates = torch._foreach_mul(updates, scales)
+                norms = zip(torch._foreach_norm(params), torch._foreach_norm(grads), strict=True)
+                scales = [_scales(w, g, decay, group["trust_coefficient"]) for w, g in norms]
+                updates = torch._foreach_mul(grads, [scale[0] for scale in scales])
+                torch._foreach_add_(updates, torch._foreach_mul(params, [s[1] for s in scales]))
+            else:
+                updates = torch._foreach_add(grads, params, alpha=decay)
             buffers = []
             for p in params:
                 state = self.state[p]
@@ -66,10 +67,13 @@ class LARS(torch.optim.Optimizer):
         return loss
 
 
-def _trust(weight_norm: Tensor, grad_norm: Tensor, weight_decay: float, trust: float) -> Tensor:
-    """Local rate; 1 where weight or gradient is zero, so that a zero tensor can move."""
-    local = trust * weight_norm / (grad_norm + weight_decay * weight_norm + 1e-8)
-    return torch.where((weight_norm > 0) & (grad_norm > 0), local, torch.ones_like(local))
+def _scales(
+    weight_norm: Tensor, grad_norm: Tensor, decay: float, trust: float
+) -> tuple[Tensor, Tensor]:
+    """Factors of gradient and weight in the update, as 0-d tensors: no wait for the device."""
+    local = trust * weight_norm / (grad_norm + decay * weight_norm + 1e-8)
+    adapts = (weight_norm > 0) & (grad_norm > 0)
+    return torch.where(adapts, local, 1.0), torch.where(adapts, decay * local, 0.0)
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 
+@runtime_checkable  # the tests check argument types at run time
 class Ranks(Protocol):
     """Collectives over learner ranks; every rank must make the same calls in the same order."""
 

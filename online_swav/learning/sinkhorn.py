@@ -34,7 +34,8 @@ def sinkhorn(
         Codes: each row sums to 1; each column sums to about N / K over all ranks.
 
     Raises:
-        ValueError: If epsilon <= 0, iterations < 1, or no rank has a sample.
+        ValueError: If epsilon <= 0, iterations < 1, or a single rank has no sample. (One of several
+            ranks may have none: it takes part in the sums, and gets no codes.)
     """
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")

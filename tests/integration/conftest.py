@@ -56,10 +56,10 @@ class Run:
             "--source", f"s={self.source}", "--config", str(self.config),
             "--metrics.port", str(self.port), *options,
         ]  # fmt: skip
-        self.log = (self.folder.parent / "output.txt").open("ab")
-        self.process = subprocess.Popen(
-            command, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        with (self.folder.parent / "output.txt").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         return self
 
     def output(self):
