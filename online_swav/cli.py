@@ -176,7 +176,7 @@ def _prepare(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: If a folder is missing or unusable, or the run is of another config.
     """
-    from streams.sources import describe_missing, parse_sources
+    from streams.sources import DirectorySource, describe_missing, parse_sources
 
     if not config.run:
         raise ConfigError("--run DIR is needed: the folder for checkpoints and books")
@@ -190,6 +190,19 @@ def _prepare(config: RunConfig) -> RunConfig:
         missing = describe_missing(pattern)
         if missing:
             raise ConfigError(f"--source: {missing}")
+    empty = [
+        pattern
+        for name, pattern in sources.items()
+        if not DirectorySource(name, pattern, settle_s=0).candidates()
+    ]
+    looked = " and ".join(f"*.tar in {p}" if Path(p).is_dir() else p for p in empty)
+    if len(empty) == len(sources) and config.when_idle != "wait":
+        raise ConfigError(
+            f"no shard found: looked for {looked}. With --when-idle {config.when_idle} there is "
+            "nothing to train on; use --when-idle wait to wait for the first one."
+        )
+    if empty:
+        print(f"No shard yet: waiting for {looked}", file=sys.stderr)
     run = Path(config.run).resolve()
     stored = run / "config.yaml"
     if stored.exists():

@@ -55,7 +55,7 @@ class Cluster:
         )  # fmt: skip
         status_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(StatusActor)
         self.status: Any = status_class.options(max_concurrency=16).remote(
-            config, self.ledger, config_digest=digest(config), set_up=log.set_up
+            config, config_digest=digest(config), set_up=log.set_up
         )
         self.metrics_port = 0
         self._readers: dict[str, Any] = {}
@@ -76,7 +76,11 @@ class Cluster:
     def keep_status(self) -> None:
         """Tell the status actor what it must know; again and again, for it may have restarted."""
         self.metrics_port = _get(self.status.serve.remote())
-        _get(self.status.set_readers.remote(self._ingest_restarts, dict(self._readers)))
+        _get(
+            self.status.introduce.remote(
+                self.ledger, readers=dict(self._readers), restarts=self._ingest_restarts
+            )
+        )
 
     def replace_dead_readers(self) -> None:
         """Start a new actor for each dead one; its shards go back to the book at once."""

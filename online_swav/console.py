@@ -48,7 +48,7 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
     for name, c in status.sources.items():
         shards = "  ".join(f"{count} {state}" for state, count in c.shards.items() if count)
         dropped = sum(c.dropped.values())
-        table.add_row(f"source {name}", f"shards: {shards or 'none yet'}")
+        table.add_row(f"source {name}", f"shards: {shards or 'none yet, waiting for the first'}")
         table.add_row(
             "", f"images: {c.trained:,} trained  {c.replayed:,} replayed  {dropped} dropped  "
             f"lag {_age(c.oldest_unread_at, now)}",

@@ -29,12 +29,12 @@ class StatusActor:
     """One snapshot of the run for everyone: Prometheus, the terminal, `online-swav status`."""
 
     def __init__(
-        self, config: RunConfig, ledger: Any, *, config_digest: str, set_up: Callable[[], None]
+        self, config: RunConfig, *, config_digest: str, set_up: Callable[[], None]
     ) -> None:
         set_up()
         self._config = config
         self._run = Path(config.run)
-        self._ledger = ledger
+        self._ledger: Any = None
         self._lock = threading.Lock()
         self._status = RunStatus(
             run=self._run.name,
@@ -125,9 +125,13 @@ class StatusActor:
         """Whether the run was asked to stop."""
         return self._stop
 
-    def set_readers(self, restarts: int, readers: dict[str, Any]) -> None:
-        """The living ingest actors by worker name, after `restarts` replacements."""
+    def introduce(self, ledger: Any, *, readers: dict[str, Any], restarts: int) -> None:
+        """The ledger, and the living ingest actors by name after `restarts` replacements.
+
+        Not constructor arguments: Ray cannot restart an actor whose arguments hold other actors.
+        """
         with self._lock:
+            self._ledger = ledger
             self._readers = readers
             self._readers_version = restarts
             self._status = dataclasses.replace(self._status, ingest_restarts=restarts)
@@ -170,6 +174,8 @@ class StatusActor:
 
     def _refresh(self) -> None:
         """Ask the ledger, and leave a snapshot in the run folder for `online-swav status`."""
+        if self._ledger is None:
+            return
         checkpoint = self._status.checkpoint
         books = ray.get(
             self._ledger.snapshot.remote(checkpoint.step if checkpoint else 0), timeout=30

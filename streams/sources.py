@@ -76,16 +76,8 @@ class DirectorySource:
             SourceError: If the folder cannot be listed. A folder further down that cannot be
                 listed is left out, with one warning.
         """
-        root, parts = _split_pattern(self.pattern)
         found: dict[tuple[int, int], tuple[str, os.stat_result]] = {}
-        try:
-            paths = list(self._find(root, parts))
-        except OSError as error:
-            raise SourceError(
-                f"source {self.name}: cannot list {root}: {error.strerror or error}",
-                source=self.name,
-            ) from error
-        for path in paths:
+        for path in self.candidates():
             try:
                 status = Path(path).stat()
             except OSError:
@@ -102,6 +94,21 @@ class DirectorySource:
         self._sightings = {p: s for p, s in self._sightings.items() if p in present}
         self._offered = {p: s for p, s in self._offered.items() if p in present}
         return [shard for _, shard in sorted(offers, key=lambda offer: (offer[0], offer[1].url))]
+
+    def candidates(self) -> list[str]:
+        """Paths of all tars in place, those included that are not yet on offer.
+
+        Raises:
+            SourceError: If the folder cannot be listed.
+        """
+        root, parts = _split_pattern(self.pattern)
+        try:
+            return list(self._find(root, parts))
+        except OSError as error:
+            raise SourceError(
+                f"source {self.name}: cannot list {root}: {error.strerror or error}",
+                source=self.name,
+            ) from error
 
     def _find(self, folder: str, parts: Sequence[str], *, at_root: bool = True) -> Iterator[str]:
         """Paths of tars below `folder` that match the pattern's `parts`."""
@@ -218,6 +225,8 @@ def describe_missing(pattern: str) -> str | None:
     last = parts[-1]
     if "{" in last and not (folder / last).exists():
         return f"{pattern}: braces are not expanded; use a glob such as {folder}/*.tar"
+    if not last.endswith(".tar") and not _GLOB.search(last) and not (folder / last).exists():
+        return f"{pattern} does not exist; make the folder first, or correct the path"
     if not last.endswith(".tar") and not _GLOB.search(last):
         return f"{pattern} is neither a folder nor a .tar; shards are uncompressed .tar files"
     if last.startswith((".", "_")):

@@ -30,7 +30,7 @@ class LabelledImages:
 @torch.no_grad()
 def extract_features(
     backbone: nn.Module,
-    images: Iterable[UInt8[Tensor, "n 3 S S"]],
+    images: Iterable[UInt8[Tensor, "_ 3 S S"]],
     *,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],

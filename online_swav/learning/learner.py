@@ -110,16 +110,17 @@ class Learner:
         """Fill of the feature queue; 0 when it is off."""
         return self._queue.filled / self._queue.length if self._queue.length else 0.0
 
-    def step(self, crops: Sequence[UInt8[Tensor, "v b 3 s s"]]) -> StepReport:
-        """Train on one batch; the first family's first two views get codes.
+    def step(self, crops: Sequence[UInt8[Tensor, "_ B 3 _ _"]]) -> StepReport:
+        """Train on one batch: a tensor [v, B, 3, s, s] per crop family, of its own v and s.
+
+        The first two views of the first family get codes, and every view predicts them.
 
         The host waits for the device once, to learn whether loss and gradient are finite, and how
         many images all ranks have. When they are not finite on any rank, nothing changes on all
-        ranks: the weights, the optimizer and the queue are not touched, and the batch norm
-        statistics, which the forward pass has moved, are put back from a copy. The images are
-        spent, so `step_count` grows; the report says `updated=False`. (The first step of a process
-        waits once more, to check the scores; filling the queue on several ranks waits for its
-        gather.)
+        ranks: weights, optimizer and queue are not touched, and the batch norm statistics, which
+        the forward pass has moved, are put back from a copy. The images are spent, so `step_count`
+        grows; the report says `updated=False`. (The first step of a process waits once more, to
+        check the scores; on several ranks the queue's gather waits too.)
 
         Raises:
             NonFiniteLossError: At `health.max_nonfinite_steps` such steps in a row.

@@ -110,10 +110,11 @@ class SwavModel(nn.Module):
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def forward(
-        self, families: Sequence[Float[Tensor, "v b 3 s s"]]
+        self, families: Sequence[Float[Tensor, "_ B 3 _ _"]]
     ) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B K"]]:
         """Embeddings of unit norm and their cosines to the prototypes, for all V views.
 
+        A family is [v, B, 3, s, s], of its own v and s; V is the sum of all v.
         One backbone pass per crop family (batch norm sees one resolution at a time), one head pass
         over all crops. Norms and scores are float32 whatever the autocast.
         """

@@ -27,7 +27,12 @@ def command(*arguments):
         ("train --run {tmp}/run --source {tmp} --learner.codes.epsilonn 1", "epsilon"),
         ("train --run {tmp}/run --source {tmp} --learner.codes.iterations x", "iterations"),
         ("train --run {tmp}/run --source {tmp} --learners 0", "learners must be at least 1"),
-        ("train --run {tmp}/run --source a={tmp} --source a={tmp}", "a"),
+        ("train --run {tmp}/run --source a={tmp} --source a={tmp}", "given twice"),
+        (
+            "train --run {tmp}/run --source {tmp} --when-idle stop",
+            "no shard found: looked for *.tar",
+        ),
+        ("train --run {tmp}/run --source x.zip", "does not exist"),
         ("status --run {tmp}", "is no run folder"),
         ("ledger --run {tmp}", "is no run folder"),
         ("evaluate knn --run {tmp}", "is no run folder"),

@@ -6,6 +6,15 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny tensors: a pool of threads costs more than it gives."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class _Meeting:
     """Where the threads of a group exchange tensors."""
 
@@ -41,15 +50,20 @@ class ThreadRanks:
 
 @pytest.fixture
 def on_ranks():
-    """`on_ranks(size, work)`: the results of `work(ranks)` on every rank."""
+    """`on_ranks(size, work)`: the results of `work(ranks)` on every rank.
 
-    def run(size, work):
+    `prepare(ranks)` runs before, one rank after the other, and its result goes to `work`: torch's
+    seed belongs to the whole process, so models cannot be built side by side.
+    """
+
+    def run(size, work, *, prepare=lambda ranks: ranks):
         meeting = _Meeting(size)
+        prepared = [prepare(ThreadRanks(rank, size, meeting)) for rank in range(size)]
         results, errors = [None] * size, []
 
         def target(rank):
             try:
-                results[rank] = work(ThreadRanks(rank, size, meeting))
+                results[rank] = work(prepared[rank])
             except BaseException as error:
                 errors.append(error)
                 meeting.barrier.abort()

@@ -387,7 +387,7 @@ def test_describe_missing(tmp_path):
         ("gone/deeper/x.tar", "does not exist"),
         ("a.zip/*.tar", "is not a folder"),
         ("a.zip", "uncompressed .tar"),
-        ("gone", "neither a folder nor a .tar"),
+        ("gone", "does not exist; make the folder"),
         ("x-{0..9}.tar", "braces are not expanded"),
         ("_x.tar", "unfinished"),
     ]:

@@ -1,0 +1,28 @@
+"""Rates and ramps at the steps that matter."""
+
+import pytest
+
+from online_swav.learning.config import RampConfig, ScheduleConfig
+from online_swav.learning.schedule import learning_rate, ramp
+
+
+def test_hold_warms_up_and_stays_for_ever():
+    config = ScheduleConfig(warmup_steps=10, warmup_lr=0.1)
+    rates = [learning_rate(step, peak_lr=0.6, config=config) for step in (0, 5, 10, 10**9)]
+    assert rates == pytest.approx([0.1, 0.35, 0.6, 0.6])
+
+
+def test_cosine_ends_at_its_final_rate_and_stays():
+    config = ScheduleConfig(kind="cosine", warmup_steps=10, total_steps=110, final_lr=0.2)
+    rates = [learning_rate(step, peak_lr=1.0, config=config) for step in (0, 10, 60, 110, 10**9)]
+    assert rates == pytest.approx([0.0, 1.0, 0.6, 0.2, 0.2])
+
+
+def test_without_warm_up_the_first_rate_is_the_peak():
+    assert learning_rate(0, peak_lr=0.6, config=ScheduleConfig(warmup_steps=0)) == 0.6
+
+
+def test_ramps_are_linear_and_then_constant():
+    config = RampConfig(start=0.01, end=0.05, steps=4)
+    assert [ramp(step, config) for step in (0, 1, 4, 9)] == pytest.approx([0.01, 0.02, 0.05, 0.05])
+    assert ramp(0, RampConfig(start=0.01, end=0.05)) == 0.05

@@ -1,0 +1,178 @@
+"""From leased shards to batches: every sample once, in an order that the seed decides."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from streams.batch import Batch
+from streams.config import CropFamily, IngestConfig, LimitsConfig
+from streams.errors import LeaseLost
+from streams.ingest import Ingest
+from streams.ledger import Ledger
+from streams.pack import write_shard
+from streams.quarantine import Quarantine
+from streams.shard import Origin, SampleId
+from streams.testing import jpeg_bytes, shard_of, truncate, write_test_shards
+
+FAMILIES = (
+    CropFamily(size=16, num=2, scale=(0.3, 1.0)),
+    CropFamily(size=8, num=3, scale=(0.1, 0.3)),
+)
+CONFIG = IngestConfig(batch_size=4, open_shards=2, window=6, limits=LimitsConfig(min_side=8))
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    book = Ledger(tmp_path / "ledger.sqlite")
+    yield book
+    assert book.verify() == []
+    book.close()
+
+
+def reader(ledger, tmp_path, *, generation=0, worker="w", config=CONFIG, seed=3):
+    return Ingest(
+        books=ledger, quarantine=Quarantine(tmp_path / "quarantine"), families=FAMILIES,
+        config=config, worker=worker, generation=generation, seed=seed,
+    )  # fmt: skip
+
+
+def drain(ingest, ledger, *, step=1):
+    """Train on everything there is; the samples in order."""
+    order = []
+    while (batch := ingest.next_batch(flush=True)) is not None:
+        granted = ledger.claim(batch.origins, generation=ledger.generation, rank=0, step=step)
+        assert all(granted)
+        order += [origin.sample for origin in batch.origins]
+        step += 1
+    return order
+
+
+def test_every_sample_comes_once_in_batches_of_crops(ledger, tmp_path):
+    paths = write_test_shards(tmp_path / "in", shards=3, samples_per_shard=5)
+    ledger.add([shard_of(path) for path in paths])
+    ingest = reader(ledger, tmp_path)
+    batch = ingest.next_batch()
+    assert [list(family.shape) for family in batch.crops] == [[2, 4, 3, 16, 16], [3, 4, 3, 8, 8]]
+    assert ledger.claim(batch.origins, generation=0, rank=0, step=1) == [True] * 4
+    rest = drain(ingest, ledger, step=2)
+    everything = {SampleId(shard_of(path).id, i) for path in paths for i in range(5)}
+    assert {o.sample for o in batch.origins} | set(rest) == everything
+    assert len(rest) == 11
+    assert ledger.pending() == 0
+
+
+def test_a_tail_waits_for_more_images_until_it_is_flushed(ledger, tmp_path):
+    (path,) = write_test_shards(tmp_path / "in", shards=1, samples_per_shard=6)
+    ledger.add([shard_of(path)])
+    ingest = reader(ledger, tmp_path)
+    assert len(ingest.next_batch()) == 4
+    assert ingest.next_batch() is None
+    assert ingest.next_batch() is None
+    assert len(ingest.next_batch(flush=True)) == 2
+
+
+def test_batches_mix_the_open_shards(ledger, tmp_path):
+    paths = write_test_shards(tmp_path / "in", shards=2, samples_per_shard=12)
+    ledger.add([shard_of(path) for path in paths])
+    batch = reader(ledger, tmp_path).next_batch()
+    assert len({origin.sample.shard_id for origin in batch.origins}) == 2
+
+
+def test_the_same_sample_has_the_same_crops_on_any_worker(ledger, tmp_path):
+    (path,) = write_test_shards(tmp_path / "in", shards=1, samples_per_shard=4)
+    ledger.add([shard_of(path)])
+
+    def crops(worker, seed=3):
+        batch = reader(ledger, tmp_path, worker=worker, seed=seed).next_batch()
+        ledger.release(worker, crashed=False)
+        order = sorted(range(4), key=lambda i: batch.origins[i].sample)
+        return batch.crops[0][:, order]
+
+    assert torch.equal(crops("one"), crops("two"))
+    assert not torch.equal(crops("one"), crops("one", seed=4))
+
+
+def test_bad_samples_are_counted_named_and_kept(ledger, tmp_path):
+    path = tmp_path / "bad.tar"
+    good = jpeg_bytes(0)
+    write_shard(path, [("a", {"jpg": good}), ("b", {"jpg": b"\xff\xd8 no picture"}),
+                       ("c", {"txt": b"words"}), ("d", {"jpg": good[: len(good) // 2]}),
+                       ("e", {"jpg": good})])  # fmt: skip
+    ledger.add([shard_of(path)])
+    order = drain(reader(ledger, tmp_path), ledger)
+    assert sorted(sample.index for sample in order) == [0, 4]
+    counts = ledger.counts()["test"]
+    expected = {"b": "unsupported", "c": "no_image", "d": "corrupt"}
+    assert {r for r, n in counts.dropped.items() if n == 1} == set(expected.values())
+    assert counts.shards["done"] == 1
+    text = (tmp_path / "quarantine" / "samples.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {line["key"]: line["reason"] for line in lines} == expected
+    kept = next(line for line in lines if line["key"] == "b")
+    assert (tmp_path / "quarantine" / kept["copy"]).read_bytes() == b"\xff\xd8 no picture"
+
+
+def test_a_cut_shard_gives_what_is_whole_and_says_so(ledger, tmp_path):
+    (path,) = write_test_shards(tmp_path / "in", shards=1, samples_per_shard=8)
+    truncate(path, path.stat().st_size // 2)
+    ledger.add([shard_of(path)])
+    order = drain(reader(ledger, tmp_path), ledger)
+    counts = ledger.counts()["test"]
+    assert 0 < len(order) < 8
+    assert counts.dropped["truncated"] == 1
+    assert counts.samples_known == len(order) + 1
+    (line,) = (tmp_path / "quarantine" / "shards.jsonl").read_text().splitlines()
+    assert json.loads(line)["url"] == str(path)
+
+
+@pytest.mark.parametrize("damage", ["text", "gone", "replaced"])
+def test_a_shard_that_cannot_be_read_is_quarantined(ledger, tmp_path, damage):
+    (path,) = write_test_shards(tmp_path / "in", shards=1, samples_per_shard=3)
+    if damage == "text":
+        path.write_text("not a tar " * 200)
+    shard = shard_of(path)
+    if damage == "gone":
+        path.unlink()
+    elif damage == "replaced":
+        path.write_bytes(path.read_bytes() + b"more")
+    ledger.add([shard])
+    assert reader(ledger, tmp_path).next_batch(flush=True) is None
+    assert ledger.counts()["test"].shards["quarantined"] == 1
+    assert ledger.pending() == 0
+
+
+def test_a_reader_of_an_old_generation_stops(ledger, tmp_path):
+    (path,) = write_test_shards(tmp_path / "in", shards=1, samples_per_shard=3)
+    ledger.add([shard_of(path)])
+    ingest = reader(ledger, tmp_path)
+    ledger.begin(0)
+    with pytest.raises(LeaseLost, match="generation 0 is over"):
+        ingest.next_batch(flush=True)
+
+
+def test_a_zombie_reader_changes_nothing(ledger, tmp_path):
+    """Its leases are taken away while it reads; what it still delivers is refused."""
+    paths = write_test_shards(tmp_path / "in", shards=2, samples_per_shard=6)
+    ledger.add([shard_of(path) for path in paths])
+    zombie = reader(ledger, tmp_path, worker="zombie",
+                    config=dataclasses.replace(CONFIG, window=2))  # fmt: skip
+    late = zombie.next_batch()
+    ledger.release("zombie", crashed=True)
+    assert len(drain(reader(ledger, tmp_path, worker="other"), ledger)) == 12
+    assert ledger.claim(late.origins, generation=0, rank=0, step=99) == [False] * 4
+    while (batch := zombie.next_batch(flush=True)) is not None:
+        granted = ledger.claim(batch.origins, generation=0, rank=0, step=99)
+        assert not any(granted)
+    assert ledger.counts()["test"].trained == 12
+
+
+def test_a_batch_refuses_what_does_not_fit():
+    origin = Origin(SampleId("a", 0), 0, 1)
+    crops = torch.zeros(2, 1, 3, 4, 4, dtype=torch.uint8)
+    assert len(Batch(crops=(crops,), origins=(origin,), arrived_at=(0.0,))) == 1
+    for bad in ({"crops": (crops.float(),)}, {"origins": (origin, origin)}, {"arrived_at": ()}):
+        values = {"crops": (crops,), "origins": (origin,), "arrived_at": (0.0,), **bad}
+        with pytest.raises(ValueError, match=r"crops|origins|arrival"):
+            Batch(**values)

@@ -1,0 +1,86 @@
+"""Displays: readable at 80 columns, without colour, with and without a learner."""
+
+import io
+import json
+import logging
+import math
+
+import pytest
+from rich.console import Console
+from status_example import FINDING, learner, status
+
+from online_swav.console import (
+    Logging,
+    live_panel,
+    plain_line,
+    status_from_json,
+    status_json,
+    summary_lines,
+)
+from online_swav.learning.findings import Health
+
+
+def render(snapshot):
+    console = Console(file=io.StringIO(), width=80, color_system=None, force_terminal=False)
+    console.print(live_panel(snapshot, 1000.0))
+    return console.file.getvalue()
+
+
+def test_the_live_view_shows_what_matters_in_80_columns():
+    text = render(status())
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("step 1200", "312 images/s", "waiting 4%", "0.700", "0.300", "0.500", "cam",
+                 "28 trained", "2 dropped", "lag 60 s", "step 1000, 20 s ago"):  # fmt: skip
+        assert part in text, part
+
+
+def test_findings_stand_in_words_with_their_remedy():
+    unwell = learner(health=Health(verdict="degraded", findings=(FINDING,)))
+    text = " ".join(render(status(learner=unwell)).replace("│", "").split())
+    assert "degraded" in text
+    assert "stuck at log k: 0.99 (healthy: 0.37 to 0.9). Lower --learner.codes.epsilon" in text
+
+
+def test_before_the_first_report_it_says_so():
+    assert "starting" in render(status(learner=None, probes=(), sources={}, checkpoint=None))
+
+
+def test_a_line_for_logs():
+    line = plain_line(status(), 1000.0)
+    assert "step=1200 images_per_s=312" in line
+    assert "knn=0.500@500" in line
+    assert "source=cam" in line
+    assert "\n" not in line
+
+
+def test_json_survives_the_journey_even_with_nan():
+    snapshot = status(learner=learner(loss=math.nan))
+    text = status_json(snapshot)
+    assert "NaN" not in json.dumps(json.loads(text)["learner"]["loss_ratio"])
+    back = status_from_json(text)
+    assert math.isnan(back.learner.loss)
+    assert status_from_json(status_json(status())) == status()
+
+
+def test_the_summary_tells_the_story():
+    text = "\n".join(summary_lines(status(), "runs/x"))
+    assert "hello" in text
+    assert "0: 0.300  500: 0.500" in text
+    assert "28 trained" in text
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_processes_log_into_the_run(tmp_path, as_json):
+    path = tmp_path / "run.log"
+    before = {name: logging.getLogger(name).handlers for name in ("online_swav", "streams")}
+    try:
+        Logging(json=as_json, file=str(path)).set_up()
+        logging.getLogger("streams.reader").info("shard_done shard=%s", "a")
+        text = path.read_text()
+    finally:
+        for handler in logging.getLogger("streams").handlers:
+            handler.close()
+        for name, handlers in before.items():
+            logging.getLogger(name).handlers = handlers
+            logging.getLogger(name).propagate = True
+    assert "shard_done shard=a" in (json.loads(text)["event"] if as_json else text)
