@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -132,7 +133,10 @@ def _ray_session(config: RunConfig) -> Iterator[None]:
     if "RAY_ADDRESS" not in os.environ:
         needed = config.ingest.actors + config.learners
         options |= {"num_cpus": max(os.cpu_count() or 1, needed), "include_dashboard": False}
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(**options)
+    # Ray puts its own handler in place, which ends the process instead of the run.
+    signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:

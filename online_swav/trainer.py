@@ -187,12 +187,12 @@ class Trainer:
         if commit:
             self._commit()
         if stop:
+            # What is claimed already is still trained, lest its claims outlive the last checkpoint.
             self._finished = "asked to stop"
-            return None
         if ready == self._ranks.size:
             batch, self._held = self._held, None
             return batch
-        if ready == 0 and dry == self._ranks.size:
+        if ready == 0 and dry == self._ranks.size and not stop:
             self._on_dry_stream()
         return None
 
