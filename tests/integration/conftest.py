@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from streams.counts import SourceCounts
+
 TINY = """
 when_idle: wait
 crops:
@@ -72,10 +74,12 @@ class Run:
             return {}
 
     def books(self):
-        """Totals of source s, read from the book itself."""
+        """Totals of source s, read from the book itself; empty ones before there is a book."""
         from online_swav.books import totals
 
-        return totals(self.folder).get("s")
+        if not (self.folder / "ledger.sqlite").exists():
+            return SourceCounts()
+        return totals(self.folder).get("s", SourceCounts())
 
     def wait_until(self, condition, *, seconds=90):
         deadline = time.monotonic() + seconds

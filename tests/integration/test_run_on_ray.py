@@ -132,6 +132,6 @@ def test_a_half_written_shard_is_not_touched(run):
             file.write(data[part * len(data) // 10 : (part + 1) * len(data) // 10])
             file.flush()
             time.sleep(0.5)
-    run.wait_until(lambda: run.books() is not None and run.books().trained >= 32)
+    run.wait_until(lambda: run.books().trained >= 32)
     assert run.stop() == 0
     assert sum(run.books().shards.values()) == 1
