@@ -31,6 +31,9 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
     if learner is None:
         table.add_row("learner", "starting ...")
     else:
+        if _is_silent(status):
+            silent = f"DOWN: no report for {_age(learner.reported_at, now)}; numbers are old"
+            table.add_row("learner", Text(silent, style="bold red"))
         table.add_row(
             "learning",
             f"step {learner.step}   {learner.images_per_s:.0f} images/s   "
@@ -48,7 +51,9 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
     for name, c in status.sources.items():
         shards = "  ".join(f"{count} {state}" for state, count in c.shards.items() if count)
         dropped = sum(c.dropped.values())
-        table.add_row(f"source {name}", f"shards: {shards or 'none yet, waiting for the first'}")
+        table.add_row(
+            Text(f"source {name}"), f"shards: {shards or 'none yet, waiting for the first'}"
+        )
         table.add_row(
             "", f"images: {c.trained:,} trained  {c.replayed:,} replayed  {dropped} dropped  "
             f"lag {_age(c.oldest_unread_at, now)}",
@@ -60,8 +65,8 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
         if checkpoint
         else "none yet",
     )
-    for part in [table] if learner is None else []:
-        return Panel(part, title=_title(status), title_align="left")
+    if status.state == "failed":
+        table.add_row("failed", Text(status.message, style="bold red"))
     findings = [
         Text(f"! {f.name.replace('_', ' ')}: {f.value:.3g} (healthy: {f.healthy}). {f.remedy}")
         for f in (learner.health.findings if learner else ())
@@ -69,8 +74,14 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
     return Panel(Group(table, *findings), title=_title(status), title_align="left")
 
 
-def _title(status: RunStatus) -> str:
-    return f"online-swav {status.run}: {status.state}"
+def _is_silent(status: RunStatus) -> bool:
+    """Whether a learner that should report does not: what is known of it is old."""
+    return not status.learner_up and status.state not in ("stopped", "failed")
+
+
+def _title(status: RunStatus) -> Text:
+    # A Text, as all names here: a folder may be called "run[/x]", which is no markup.
+    return Text(f"online-swav {status.run}: {status.state}")
 
 
 def _health(status: RunStatus) -> Text:
@@ -116,6 +127,8 @@ def plain_line(status: RunStatus, now: float) -> str:
     parts = [f"{clock} status state={status.state}"]
     learner = status.learner
     if learner is not None:
+        if _is_silent(status):
+            parts.append(f"learner=down silent_s={max(now - learner.reported_at, 0.0):.0f}")
         parts.append(f"step={learner.step} images_per_s={learner.images_per_s:.0f}")
         parts.append(f"waiting={learner.wait_ratio:.2f}")
         if learner.loss_ratio is not None:
@@ -161,7 +174,7 @@ def status_json(status: RunStatus) -> str:
 
 
 def status_from_json(text: str) -> RunStatus:
-    """Inverse of `status_json`; a number that was not finite comes back as None or NaN."""
+    """Inverse of `status_json`; NaN and infinities survive."""
     return _STATUS.validate_json(text)
 
 

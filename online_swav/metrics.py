@@ -7,7 +7,9 @@ Every value of a closed label set is always there, so that a first event is an i
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -92,6 +94,11 @@ def _dropped(status: RunStatus) -> Iterator[Sample]:
     for source, counts in status.sources.items():
         for reason in DROP_REASONS:
             yield (source, reason), float(counts.dropped.get(reason, 0))
+
+
+def _source_errors(status: RunStatus) -> Iterator[Sample]:
+    for source in status.sources.keys() | status.source_errors.keys():
+        yield (source,), float(status.source_errors.get(source, 0))
 
 
 def _phases(status: RunStatus) -> Iterator[Sample]:
@@ -206,8 +213,7 @@ METRICS: tuple[MetricSpec, ...] = (
                "Discovery of the newest shard that was trained on.",
                _source("newest_trained_at"), ("source",)),
     MetricSpec("source_errors", "Listings of a source that failed.",
-               lambda s: [((name,), float(n)) for name, n in s.source_errors.items()],
-               ("source",), counter=True),
+               _source_errors, ("source",), counter=True),
     MetricSpec("checkpoints", "Checkpoints of this process, by result.", _checkpoints, ("result",),
                counter=True),
     MetricSpec("checkpoint_step", "Step of the newest checkpoint.", _checkpoint("step")),
@@ -236,7 +242,8 @@ class StatusCollector:
             family: Any = CounterMetricFamily if spec.counter else GaugeMetricFamily
             metric = family(PREFIX + spec.name, spec.help, labels=spec.labels)
             for labels, value in spec.read(status):
-                metric.add_metric(labels, value)
+                # A folder's name may hold bytes that are no UTF-8; the page must not fail on it.
+                metric.add_metric([x.encode(errors="replace").decode() for x in labels], value)
             yield metric
 
 
@@ -247,6 +254,7 @@ def healthy(status: RunStatus) -> tuple[bool, list[str]]:
         reasons.append(f"the run failed: {status.message}")
     learner = status.learner
     if learner is not None and learner.health.verdict == "collapsed":
+        reasons.append("the representation collapsed")
         reasons += [f"{f.name}: {f.remedy}" for f in learner.health.findings if f.collapse]
     if learner is not None and not status.learner_up and status.state in ("training", "idle"):
         reasons.append("the learner no longer reports")
@@ -269,9 +277,13 @@ class MetricsServer:
                 host, port, app, server_class=ThreadingWSGIServer, handler_class=_QuietHandler
             )
         except (OSError, OverflowError) as error:
+            advice = "Choose another --metrics.port, or 0 for a free one."
+            if isinstance(error, socket.gaierror) or error.args[0] == errno.EADDRNOTAVAIL:
+                advice = "--metrics.host must be an IPv4 address or name of this machine."
+            elif error.args[0] == errno.EADDRINUSE:
+                advice = f"Another run may use it. {advice}"
             raise MetricsPortError(
-                f"cannot listen on {host}:{port} for metrics ({error}): another run may use it. "
-                "Choose another --metrics.port, or 0 for a free one."
+                f"cannot listen on {host}:{port} for metrics ({error}). {advice}"
             ) from error
         self.port = int(self._server.server_port)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -288,7 +300,7 @@ def serve_metrics(snapshot: Callable[[], RunStatus], *, host: str, port: int) ->
     """Serve `/metrics`, `/healthz` and an index on `host`:`port`; port 0 takes a free one.
 
     Raises:
-        MetricsPortError: If the port is taken.
+        MetricsPortError: If the port is taken, or `host` is not of this machine.
     """
     registry = CollectorRegistry()
     registry.register(StatusCollector(snapshot))

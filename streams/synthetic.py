@@ -23,6 +23,8 @@ SHAPES = ("disc", "square", "triangle")
 TEXTURES = ("bars", "columns", "checker", "dots")
 CLASS_NAMES = tuple(f"{shape} {texture}" for shape, texture in itertools.product(SHAPES, TEXTURES))
 NUM_CLASSES = len(CLASS_NAMES)
+MIN_SIZE = 8
+"""Smallest side in pixels: readers drop smaller pictures."""
 
 Image8 = NDArray[np.uint8]
 _Plane = NDArray[np.floating[Any]]
@@ -38,8 +40,10 @@ def render(label: int, rng: np.random.Generator, *, size: int = 64, drift: float
         drift: 0 to 1; darker, more cluttered pictures of smaller shapes towards 1.
 
     Raises:
-        ValueError: If there is no such class.
+        ValueError: If there is no such class, or `size` is under `MIN_SIZE`.
     """
+    if size < MIN_SIZE:
+        raise ValueError(f"size must be at least {MIN_SIZE} pixels, got {size}")
     if not 0 <= label < NUM_CLASSES:
         raise ValueError(f"label must lie in 0..{NUM_CLASSES - 1}, got {label}")
     shape, texture = divmod(label, len(TEXTURES))
@@ -152,7 +156,12 @@ def produce(
     """Write shards over time, from the first free number on; how many were written.
 
     Drift swings from 0 to 1 and back every 100 shards.
+
+    Raises:
+        ValueError: If `samples_per_shard` < 1 or `size` is under `MIN_SIZE`.
     """
+    if samples_per_shard < 1:
+        raise ValueError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
     folder.mkdir(parents=True, exist_ok=True)
     written, index = 0, 0
     while (shards is None or written < shards) and not stop():
@@ -163,7 +172,7 @@ def produce(
             write_synthetic_shard(path, num_samples=samples_per_shard, seed=seed,
                                   shard_index=index, size=size, drift=drift)  # fmt: skip
             written += 1
-            while time.monotonic() - begun < every_s and not stop():
+            while written != shards and time.monotonic() - begun < every_s and not stop():
                 time.sleep(0.05)
         index += 1
     return written

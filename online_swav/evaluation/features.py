@@ -36,8 +36,13 @@ def extract_features(
     std: tuple[float, float, float],
     device: torch.device | str,
 ) -> Float[Tensor, "N F"]:
-    """Features of unit norm, in evaluation mode; the backbone's mode is restored afterwards."""
-    training = backbone.training
+    """Features of unit norm, in evaluation mode; the mode of every module is restored afterwards.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    # Module by module: `backbone.train()` would also wake a part that is kept in evaluation mode.
+    training = [module for module in backbone.modules() if module.training]
     backbone.eval()
     shift = torch.tensor(mean, device=device).view(3, 1, 1)
     scale = torch.tensor(std, device=device).view(3, 1, 1)
@@ -47,7 +52,10 @@ def extract_features(
             for part in images
         ]
     finally:
-        backbone.train(training)
+        for module in training:
+            module.training = True
+    if not features:
+        raise ValueError("no images to extract features from")
     return torch.cat(features).cpu()
 
 
@@ -65,10 +73,15 @@ def load_labelled(
     With a limit every shard gives its first `limit / number of shards` images, so that all shards
     are heard; shards are expected to be shuffled over the classes.
 
+    Patterns may overlap: a shard is read once.
+
     Raises:
-        ValueError: If a pattern matches no shard, a shard cannot be read, or no image has a label.
+        ValueError: If a pattern matches no shard, a shard cannot be read, no image has a label, or
+            `limit` < 1.
     """
-    shards = [shard for pattern in patterns for shard in _shards(pattern)]
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    shards = list({shard.url: shard for p in patterns for shard in _shards(p)}.values())
     images: list[Tensor] = []
     labels: list[int] = []
     unlabelled = 0

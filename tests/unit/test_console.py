@@ -45,6 +45,27 @@ def test_before_the_first_report_it_says_so():
     assert "starting" in render(status(learner=None, probes=(), sources={}, checkpoint=None))
 
 
+def test_a_silent_learner_is_not_shown_as_training():
+    silent = status(learner_up=False, learner=learner(reported_at=100.0))
+    assert "DOWN: no report for 15 min" in render(silent)
+    assert "learner=down silent_s=900" in plain_line(silent, 1000.0)
+    ended = status(learner_up=False, state="stopped")
+    assert "DOWN" not in render(ended)
+    assert "down" not in plain_line(ended, 1000.0)
+
+
+def test_a_failed_run_says_why():
+    assert "the learners crashed" in render(status(state="failed", message="the learners crashed"))
+
+
+def test_names_with_brackets_are_no_markup():
+    odd = status(run="run[/x]", sources={"cam[/y]": status().sources["cam"]},
+                 state="failed", message="[/z]")  # fmt: skip
+    text = render(odd)
+    for name in ("run[/x]", "cam[/y]", "[/z]"):
+        assert name in text
+
+
 def test_a_line_for_logs():
     line = plain_line(status(), 1000.0)
     assert "step=1200 images_per_s=312" in line

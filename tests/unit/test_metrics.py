@@ -58,6 +58,7 @@ def test_every_value_of_a_closed_label_set_is_there_from_the_start():
     assert {("shards", "cam", state) for state in SHARD_STATES} <= found.keys()
     assert {("images_dropped", reason, "cam") for reason in DROP_REASONS} <= found.keys()
     assert found["checkpoints_total", "failed"] == 0
+    assert scrape(status(source_errors={}))["source_errors_total", "cam"] == 0
 
 
 def test_a_dead_learner_is_said_to_be_down_and_its_numbers_are_withheld():
@@ -72,6 +73,10 @@ def test_nan_is_shown_as_nan():
     assert math.isnan(found["loss_ratio",])
 
 
+def test_a_run_folder_that_is_no_utf8_does_not_break_the_page():
+    assert scrape(status(run="a\udcff"))["run_info", "abc", "a?"] == 1
+
+
 COLLAPSED = learner(
     health=Health(verdict="collapsed", findings=(dataclasses.replace(FINDING, collapse=True),))
 )
@@ -84,6 +89,7 @@ COLLAPSED = learner(
         (status(learner=None, learner_up=False, state="starting"), True),
         (status(learner=learner(health=Health(verdict="degraded", findings=(FINDING,)))), True),
         (status(learner=COLLAPSED), False),
+        (status(learner=learner(health=Health(verdict="collapsed"))), False),
         (status(state="failed"), False),
         (status(learner_up=False), False),
         (status(learner_up=False, state="stopped"), True),
@@ -127,5 +133,13 @@ def test_a_taken_port_is_named_with_a_way_out():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(MetricsPortError, match=rf"127.0.0.1:{port} .*--metrics.port"):
+        with pytest.raises(
+            MetricsPortError, match=rf"127.0.0.1:{port} .*Another run .*--metrics.port"
+        ):
             serve_metrics(status, host="127.0.0.1", port=port)
+
+
+def test_an_address_of_another_machine_is_not_called_a_taken_port():
+    with pytest.raises(MetricsPortError, match=r"--metrics\.host must be") as caught:
+        serve_metrics(status, host="192.0.2.1", port=0)  # TEST-NET-1: on no machine
+    assert "Another run" not in str(caught.value)

@@ -22,6 +22,23 @@ def test_an_unknown_class_is_refused():
         render(NUM_CLASSES, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("over", "what"), [({"size": 0}, "size"), ({"samples_per_shard": 0}, "samples_per_shard")]
+)
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, over, what):
+    options = {"shards": 1, "samples_per_shard": 2, "every_s": 0, "seed": 0, "size": 24, **over}
+    with pytest.raises(ValueError, match=f"{what} must be at least"):
+        produce(tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_waited_for_after_the_last_shard(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr("streams.synthetic.time.sleep", waits.append)
+    produce(tmp_path, shards=1, samples_per_shard=2, every_s=60, seed=0, size=24)
+    assert waits == []
+
+
 def test_mean_colour_does_not_tell_the_class():
     """Nearest class mean of the pictures' mean colours is hardly better than chance."""
     rng = np.random.default_rng(0)

@@ -63,6 +63,12 @@ def test_features_have_unit_norm_and_leave_the_backbone_as_it_was():
     assert torch.allclose(features.norm(dim=1), torch.ones(5))
     assert backbone.training
     assert int(backbone.norm.num_batches_tracked) == 0
+    backbone.norm.eval()  # a frozen part stays frozen
+    extract_features(backbone, images.split(2), mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu")
+    assert backbone.training
+    assert not backbone.norm.training
+    with pytest.raises(ValueError, match="no images"):
+        extract_features(backbone, [], mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu")
     assert raw_pixel_features(images).shape == (5, 48)
 
 
@@ -73,6 +79,11 @@ def test_labelled_images_come_from_all_shards(tmp_path):
     assert set(images.labels.tolist()) <= {0, 1}
     assert len(load_labelled([str(tmp_path)], size=16, limit=None,
                              limits=LimitsConfig()).labels) == 18  # fmt: skip
+    overlapping = [str(tmp_path), str(tmp_path / "*.tar")]
+    assert len(load_labelled(overlapping, size=16, limit=None,
+                             limits=LimitsConfig()).labels) == 18  # fmt: skip
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        load_labelled([str(tmp_path)], size=16, limit=0, limits=LimitsConfig())
 
 
 def test_what_is_missing_is_named(tmp_path):
