@@ -85,22 +85,28 @@ def print_totals(counts: dict[str, SourceCounts]) -> None:
         console.print("The book is empty: no shard was found yet.")
         return
     shards = Table(title="shards", title_justify="left")
-    samples = Table(title="samples of shards read to their end", title_justify="left")
+    samples = Table(title="samples", title_justify="left")
     shards.add_column("source")
     samples.add_column("source")
     for state in next(iter(counts.values())).shards:
         shards.add_column(state, justify="right")
-    for name in ("known", "trained", "dropped", "without a fate yet", "replayed", "uncommitted"):
+    for name in ("known", "trained", "dropped", "no fate yet", "replayed", "uncommitted"):
         samples.add_column(name, justify="right")
     for source, c in counts.items():
         shards.add_row(source, *(str(n) for n in c.shards.values()))
-        reasons = ", ".join(f"{n} {reason}" for reason, n in c.dropped.items() if n)
         dropped = sum(c.dropped.values())
         samples.add_row(
-            source, str(c.samples_known), str(c.trained),
-            f"{dropped} ({reasons})" if reasons else "0",
+            source, str(c.samples_known), str(c.trained), str(dropped),
             str(max(c.samples_known - c.trained - dropped, 0)),
             str(c.replayed), str(c.uncommitted),
         )  # fmt: skip
     console.print(shards)
     console.print(samples)
+    for source, c in counts.items():
+        reasons = ", ".join(f"{n} {reason}" for reason, n in c.dropped.items() if n)
+        if reasons:
+            console.print(f"dropped of {source}: {reasons}", markup=False, highlight=False)
+    console.print(
+        "known: in shards read to their end. uncommitted: trained since the newest checkpoint.",
+        style="dim", highlight=False,
+    )  # fmt: skip

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from online_swav.errors import CheckpointError
-from streams.ledger import Delta
+from streams.ledger_delta import Delta
 
 logger = logging.getLogger(__name__)
 

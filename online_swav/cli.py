@@ -63,9 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return commands[name](arguments)
-    except ConfigError as error:
-        print(f"online-swav {name}: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -73,8 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except Exception as error:
-        from streams.errors import StreamError
+        from streams.errors import SourceError, StreamError
 
+        if isinstance(error, ConfigError | SourceError):
+            print(f"online-swav {name}: {error}", file=sys.stderr)
+            return 2
         if isinstance(error, OnlineSwavError | StreamError):
             print(f"online-swav {name}: {error}", file=sys.stderr)
             return 1
@@ -266,7 +266,7 @@ def _demo(arguments: list[str]) -> int:
         "while the system trains on them, without looking at the labels. Stops by itself.",
     )
     parser.add_argument("--run", type=Path, help="run folder (default: runs/demo-TIME)")
-    parser.add_argument("--samples", type=int, default=26_000, help="images to train on")
+    parser.add_argument("--samples", type=int, default=16_000, help="images to train on")
     parser.add_argument("--port", type=int, default=9464, help="metrics port; 0 takes a free one")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -426,12 +426,15 @@ def _synth(arguments: list[str]) -> int:
     stop = threading.Event()
     _stop_on_signals(stop)
     parent = os.getppid()
-    written = produce(
-        options.out, shards=options.shards, samples_per_shard=options.samples_per_shard,
-        every_s=options.every_s, seed=options.seed, size=options.size,
-        # An orphaned producer would fill the disk for ever.
-        stop=lambda: stop.is_set() or os.getppid() != parent,
-    )  # fmt: skip
+    try:
+        written = produce(
+            options.out, shards=options.shards, samples_per_shard=options.samples_per_shard,
+            every_s=options.every_s, seed=options.seed, size=options.size,
+            # An orphaned producer would fill the disk for ever.
+            stop=lambda: stop.is_set() or os.getppid() != parent,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
     print(f"wrote {written} shards to {options.out}")
     return 0
 

@@ -21,7 +21,7 @@ from online_swav.presets import preset
 from streams.synthetic import CLASS_NAMES, write_synthetic_shard
 
 SIZE = 48
-SAMPLES_PER_SHARD = 1000
+SAMPLES_PER_SHARD = 500
 SHARD_EVERY_S = 5.0
 
 
@@ -64,6 +64,8 @@ def run_demo(
                               seed=seed, size=SIZE)  # fmt: skip
     begun = time.monotonic()
     try:
+        while producer.poll() is None and not any(stream.glob("*.tar")):
+            time.sleep(0.05)
         code = train(config)
     finally:
         producer.terminate()

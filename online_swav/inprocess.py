@@ -18,7 +18,8 @@ from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
 from online_swav.trainer import Trainer
 from streams.batch import Batch
 from streams.ingest import Ingest
-from streams.ledger import Delta, Ledger
+from streams.ledger import Ledger
+from streams.ledger_delta import Delta
 from streams.quarantine import Quarantine
 from streams.shard import Origin
 from streams.sources import DirectorySource, parse_sources

@@ -21,7 +21,7 @@ from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
 from online_swav.trainer import Trainer
 from streams.batch import Batch
 from streams.errors import StreamError
-from streams.ledger import Delta
+from streams.ledger_delta import Delta
 from streams.shard import Origin
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import ray
 
 from online_swav.config import RunConfig
 from online_swav.console import status_json
-from online_swav.metrics import MetricsServer, serve_metrics
+from online_swav.metrics_server import MetricsServer, serve_metrics
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus, RunStatus
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from online_swav.learning.ranks import Ranks
 from online_swav.parallel import vote
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus, RunState
 from streams.batch import Batch
-from streams.ledger import Delta
+from streams.ledger_delta import Delta
 from streams.shard import Origin
 
 logger = logging.getLogger(__name__)

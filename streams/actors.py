@@ -16,7 +16,8 @@ from streams.config import CropFamily, IngestConfig, SourceConfig
 from streams.counts import SourceCounts
 from streams.errors import LeaseLost, SourceError
 from streams.ingest import Ingest
-from streams.ledger import Delta, Ledger
+from streams.ledger import Ledger
+from streams.ledger_delta import Delta
 from streams.quarantine import Quarantine
 from streams.shard import Lease, Origin
 from streams.sources import DirectorySource

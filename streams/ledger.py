@@ -13,91 +13,19 @@ oldest checkpoint kept; then the rows fold into counters of the shard (`fold`).
 
 from __future__ import annotations
 
-import json
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from streams.counts import SourceCounts
 from streams.errors import LeaseLost, LedgerError
+from streams.ledger_delta import Delta
+from streams.ledger_file import SHARD_COLUMNS, LedgerFile
 from streams.ledger_reports import broken_invariants, count_sources
 from streams.shard import DROP_REASONS, Lease, Origin, Shard, to_ranges
 
-FORMAT = 1
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS shards (
-  number INTEGER PRIMARY KEY,      -- order of discovery
-  id TEXT NOT NULL UNIQUE, url TEXT NOT NULL, source TEXT NOT NULL,
-  size_bytes INTEGER NOT NULL, fingerprint TEXT NOT NULL, discovered_at REAL NOT NULL,
-  state TEXT NOT NULL DEFAULT 'unread',
-  pass INTEGER NOT NULL DEFAULT 0, -- 0 is first-time training, then replays
-  num_samples INTEGER,             -- known once a reader reached the end
-  claimed INTEGER NOT NULL DEFAULT 0,  -- in the current pass
-  trained INTEGER NOT NULL DEFAULT 0,  -- in pass 0
-  replayed INTEGER NOT NULL DEFAULT 0, -- in later passes
-  rejected INTEGER NOT NULL DEFAULT 0, -- rows in rejects
-  attempts INTEGER NOT NULL DEFAULT 0, -- leases begun and not ended in order
-  worker TEXT, token INTEGER NOT NULL DEFAULT 0, expires_at REAL,
-  fault TEXT,                      -- what is wrong with the tar, in words
-  retired INTEGER NOT NULL DEFAULT 0,  -- never replayed: its bytes are gone
-  version INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS shards_by_state ON shards (state, number);
-CREATE INDEX IF NOT EXISTS shards_by_version ON shards (version);
-CREATE TABLE IF NOT EXISTS claims (
-  shard INTEGER NOT NULL, pass INTEGER NOT NULL, idx INTEGER NOT NULL,
-  step INTEGER NOT NULL, rank INTEGER NOT NULL,
-  PRIMARY KEY (shard, pass, idx)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS claims_by_step ON claims (step);
-CREATE TABLE IF NOT EXISTS rejects (
-  shard INTEGER NOT NULL, idx INTEGER NOT NULL, pass INTEGER NOT NULL,
-  reason TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (shard, idx)
-) WITHOUT ROWID;
-"""
-_SHARD_COLUMNS = (
-    "number", "id", "url", "source", "size_bytes", "fingerprint", "discovered_at", "state", "pass",
-    "num_samples", "claimed", "trained", "replayed", "rejected", "attempts", "fault", "retired",
-)  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delta:
-    """What the book learned between two checkpoints; enough deltas in a row rebuild it."""
-
-    step: int
-    """The checkpoint's step; claims up to it are inside."""
-    parent_step: int
-    """Step of the checkpoint before; claims up to it are not inside. -1 for the first."""
-    version: int
-    """The book's version at this point; the next delta starts here."""
-    shards: tuple[tuple[Any, ...], ...]
-    """Rows of changed shards, in the order of the book's columns."""
-    claims: tuple[tuple[int, int, int, int, int], ...]
-    """Rows (shard number, pass, index, step, rank)."""
-    rejects: tuple[tuple[int, int, int, str], ...]
-    """Rows (shard number, index, pass, reason)."""
-
-    def to_json(self) -> str:
-        """One JSON object."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__})
-
-    @staticmethod
-    def from_json(text: str) -> Delta:
-        """Inverse of `to_json`."""
-        raw = json.loads(text)
-        for name in ("shards", "claims", "rejects"):
-            raw[name] = tuple(map(tuple, raw[name]))
-        return Delta(**raw)
-
-
-class Ledger:
+class Ledger(LedgerFile):
     """One writer of one book. Thread-safe; every method is one transaction.
 
     Args:
@@ -118,80 +46,20 @@ class Ledger:
         max_attempts: int = 3,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.path = path
+        super().__init__(path)
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._clock = clock
-        self._lock = threading.RLock()
-        try:
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            # A process that dies loses nothing with NORMAL; power loss may lose the newest
-            # transactions, and `flush` makes them durable before a checkpoint is published.
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(SCHEMA)
-            found = self._meta("format", FORMAT)
-            with self._transaction():
-                self._set_meta("format", found)
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(
-                f"{path} is not a readable ledger ({error}); move it away and rebuild it from the "
-                "run's checkpoints with `online-swav ledger rebuild`"
-            ) from error
-        if found != FORMAT:
-            raise LedgerError(f"{path} has format {found}, this version reads {FORMAT}")
         # Deadlines are on a clock that restarts with the machine: leases of an earlier process end.
         with self._transaction():
             self._db.execute("UPDATE shards SET expires_at = ? WHERE worker IS NOT NULL",
                              (self._clock() + lease_s,))  # fmt: skip
-
-    # -- plumbing ------------------------------------------------------------------------------
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _meta(self, name: str, default: int = 0) -> int:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return default if row is None else int(row[0])
-
-    def _set_meta(self, name: str, value: int) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
-    def _next(self, name: str) -> int:
-        value = self._meta(name) + 1
-        self._set_meta(name, value)
-        return value
-
-    def close(self) -> None:
-        """Make everything durable and close the file."""
-        with self._lock:
-            self.flush()
-            self._db.close()
-
-    def flush(self) -> None:
-        """Make every transaction so far survive a power loss (called before a checkpoint)."""
-        with self._lock:
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @property
     def generation(self) -> int:
         """Grows with every `begin`."""
         with self._lock:
             return self._meta("generation")
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the book on disk."""
-        parts = (self.path, self.path.with_name(self.path.name + "-wal"))
-        return sum(part.stat().st_size for part in parts if part.exists())
 
     # -- discovery -----------------------------------------------------------------------------
 
@@ -437,7 +305,7 @@ class Ledger:
     def delta(self, *, step: int, since_step: int, since_version: int) -> Delta:
         """What changed since the checkpoint before (`since_step`, `since_version`)."""
         with self._lock:
-            columns = ", ".join(_SHARD_COLUMNS)
+            columns = ", ".join(SHARD_COLUMNS)
             return Delta(
                 step=step,
                 parent_step=since_step,
@@ -454,10 +322,10 @@ class Ledger:
 
     def apply(self, delta: Delta) -> None:
         """Rebuild: enter a checkpoint's delta. Apply them oldest first, on an empty book."""
-        marks = ", ".join("?" * (len(_SHARD_COLUMNS) + 1))
+        marks = ", ".join("?" * (len(SHARD_COLUMNS) + 1))
         with self._transaction():
             self._db.executemany(
-                f"INSERT OR REPLACE INTO shards ({', '.join(_SHARD_COLUMNS)}, version) "
+                f"INSERT OR REPLACE INTO shards ({', '.join(SHARD_COLUMNS)}, version) "
                 f"VALUES ({marks})",
                 [(*row, delta.version) for row in delta.shards],
             )

@@ -9,7 +9,7 @@ LAW = [
     ("online_swav.config", ["torch", "ray", "torchvision"]),
     ("online_swav.cli", ["torch", "ray", "torchvision"]),
     ("online_swav.status", ["torch", "ray"]),
-    ("online_swav.metrics", ["torch", "ray", "online_swav.trainer"]),
+    ("online_swav.metrics_server", ["torch", "ray", "online_swav.trainer"]),
     ("online_swav.learning.learner", ["ray", "streams", "online_swav.config"]),
     ("streams.ingest", ["ray", "online_swav"]),
     ("streams.ledger", ["ray", "online_swav", "torch"]),

@@ -7,7 +7,7 @@ import torch
 
 from online_swav.checkpoint import Checkpoints
 from online_swav.errors import CheckpointError
-from streams.ledger import Delta
+from streams.ledger_delta import Delta
 
 
 def publish(checkpoints, step, parent=-1):

@@ -14,7 +14,8 @@ from status_example import FINDING, learner, status
 
 from online_swav.errors import MetricsPortError
 from online_swav.learning.findings import FINDING_NAMES, VERDICTS, Health
-from online_swav.metrics import METRICS, PREFIX, StatusCollector, healthy, serve_metrics
+from online_swav.metrics import METRICS, PREFIX
+from online_swav.metrics_server import StatusCollector, healthy, serve_metrics
 from streams.counts import SHARD_STATES
 from streams.shard import DROP_REASONS
 

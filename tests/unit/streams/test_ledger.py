@@ -3,7 +3,8 @@
 import pytest
 
 from streams.errors import LeaseLost, LedgerError
-from streams.ledger import Delta, Ledger
+from streams.ledger import Ledger
+from streams.ledger_delta import Delta
 from streams.shard import Origin, SampleId, Shard
 
 

@@ -1,0 +1,37 @@
+"""What the book learned between two checkpoints. Every checkpoint carries its own delta."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What the book learned between two checkpoints; enough deltas in a row rebuild it."""
+
+    step: int
+    """The checkpoint's step; claims up to it are inside."""
+    parent_step: int
+    """Step of the checkpoint before; claims up to it are not inside. -1 for the first."""
+    version: int
+    """The book's version at this point; the next delta starts here."""
+    shards: tuple[tuple[Any, ...], ...]
+    """Rows of changed shards, in the order of the book's columns."""
+    claims: tuple[tuple[int, int, int, int, int], ...]
+    """Rows (shard number, pass, index, step, rank)."""
+    rejects: tuple[tuple[int, int, int, str], ...]
+    """Rows (shard number, index, pass, reason)."""
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__})
+
+    @staticmethod
+    def from_json(text: str) -> Delta:
+        """Inverse of `to_json`."""
+        raw = json.loads(text)
+        for name in ("shards", "claims", "rejects"):
+            raw[name] = tuple(map(tuple, raw[name]))
+        return Delta(**raw)
