@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from online_swav.assemble import load_probe_images
-from online_swav.cli import start_producer
+from online_swav.commands.shards import start_producer
 from online_swav.config import RunConfig
 from online_swav.console import status_from_json
 from online_swav.errors import ConfigError
