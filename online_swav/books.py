@@ -15,6 +15,7 @@ from rich.table import Table
 from online_swav.checkpoint import Checkpoints
 from online_swav.errors import ConfigError
 from streams.counts import SourceCounts
+from streams.errors import LedgerError
 from streams.ledger import Ledger
 from streams.ledger_reports import broken_invariants, count_sources
 
@@ -39,9 +40,16 @@ def totals(run: Path) -> dict[str, SourceCounts]:
 
     Raises:
         ConfigError: If the run has no book.
+        LedgerError: If it cannot be read.
     """
     with closing(_connect(run)) as db:
-        return count_sources(db, _committed_step(run))
+        try:
+            return count_sources(db, _committed_step(run))
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(
+                f"{run / 'ledger.sqlite'} cannot be read ({error}): a run is just making it, or it "
+                "is damaged; move it away then, and `online-swav ledger rebuild` makes it anew"
+            ) from error
 
 
 def verify(run: Path) -> list[str]:

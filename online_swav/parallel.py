@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from online_swav.learning.ranks import SINGLE_RANK, Ranks
+from online_swav.sync_batch_norm import convert_sync_batch_norm
 
 
 class ProcessGroupRanks:
@@ -76,11 +77,11 @@ def wrapper(
     def wrap(model: nn.Module) -> nn.Module:
         if ranks.size == 1:
             return model
-        if sync_batch_norm and device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if sync_batch_norm:
+            model = convert_sync_batch_norm(model, device)
         ids = [device] if device.type == "cuda" else None
         return DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, find_unused_parameters=False
+            model, device_ids=ids, forward_sync_buffers=False, find_unused_parameters=False
         )
 
     return wrap

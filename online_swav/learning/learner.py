@@ -36,6 +36,20 @@ class NonFiniteLossError(ArithmeticError):
     """The loss stayed NaN or infinite for too many steps in a row."""
 
 
+def _code_values(
+    codes: Float[Tensor, "A B K"], assigned: Float[Tensor, "A B D"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean code entropy, agreement of the two codes, std of embeddings; zeros without images."""
+    if not codes.shape[1]:
+        return codes.new_zeros(()), codes.new_zeros(()), codes.new_zeros(())
+    largest = codes.argmax(dim=2)
+    return (
+        torch.special.entr(codes).sum(dim=2).mean(),
+        (largest[0] == largest[1]).float().mean(),
+        assigned[0].var(dim=0, correction=0).mean().sqrt(),
+    )
+
+
 class Learner:
     """A SwAV model in training.
 
@@ -113,7 +127,9 @@ class Learner:
     def step(self, crops: Sequence[UInt8[Tensor, "_ B 3 _ _"]]) -> StepReport:
         """Train on one batch: a tensor [v, B, 3, s, s] per crop family, of its own v and s.
 
-        The first two views of the first family get codes, and every view predicts them.
+        The first two views of the first family get codes, and every view predicts them. One of
+        several ranks may bring no images (B = 0, as at the end of a stream): it takes part in every
+        collective with nothing, and gets the same update.
 
         The host waits for the device once, to learn whether loss and gradient are finite, and how
         many images all ranks have. When they are not finite on any rank, nothing changes on all
@@ -147,21 +163,29 @@ class Learner:
                 self.device.type, dtype=torch.bfloat16, enabled=config.autocast == "bf16"
             ):
                 embeddings, scores = self._network(families)
-        if not self._checked_scores:
+        count = crops[0].shape[1]
+        if not self._checked_scores and count:
             check_scores(scores)
             self._checked_scores = True
         assigned = embeddings[:NUM_ASSIGNED].detach()
         codes = self._codes(scores[:NUM_ASSIGNED].detach(), epsilon=epsilon)
         loss = swapped_prediction_loss(scores, codes, temperature=temperature)
-        images = self._ranks.sum(torch.full((), float(crops[0].shape[1]), device=self.device))
-        grad_norm = self._backward(loss, share=crops[0].shape[1] / images)
+        images = self._ranks.sum(torch.full((), float(count), device=self.device))
+        share = count / images
+        grad_norm = self._backward(loss, share=share)
         loss = loss.detach()
 
-        unwell = self._ranks.max((~(loss + grad_norm).isfinite()).float())
-        skip, total = torch.stack([unwell, images]).tolist()
-        if skip:
+        unwell = (~(loss + grad_norm).isfinite()).float()
+        # One collective for all numbers of the report: means over the images of all ranks.
+        sums = self._ranks.sum(
+            torch.stack([unwell, *(share * v for v in (loss, *_code_values(codes, assigned)))])
+        )
+        loss, code_entropy, view_agreement, embedding_std = sums[1:].unbind()
+        skip, total = torch.stack([sums[0], images]).tolist()
+        if skip or not count:  # an empty batch has no statistics
             for buffer, before in zip(self.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
+        if skip:
             self._count_nonfinite(loss)
         else:
             self._update(assigned)
@@ -169,14 +193,12 @@ class Learner:
             self._nonfinite_in_a_row = 0
         self.step_count += 1
         self.samples_seen += int(total)
-        largest = codes.argmax(dim=2)
         return StepReport(
             step=self.step_count, samples=int(total), lr=lr, epsilon=epsilon,
             temperature=temperature, updated=not skip, loss=loss, grad_norm=grad_norm,
-            code_entropy=torch.special.entr(codes).sum(dim=2).mean(),
-            view_agreement=(largest[0] == largest[1]).float().mean(),
-            embedding_std=assigned[0].var(dim=0, correction=0).mean().sqrt(),
-            prototype_mass=codes.mean(dim=(0, 1)), embedding_dim=embeddings.shape[2],
+            code_entropy=code_entropy, view_agreement=view_agreement, embedding_std=embedding_std,
+            prototype_mass=codes.sum(dim=(0, 1)) / max(NUM_ASSIGNED * count, 1),
+            embedding_dim=embeddings.shape[2],
         )  # fmt: skip
 
     def health_values(self) -> HealthValues:

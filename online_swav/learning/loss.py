@@ -10,7 +10,7 @@ from torch import Tensor
 def swapped_prediction_loss(
     scores: Float[Tensor, "V B K"], codes: Float[Tensor, "A B K"], *, temperature: float
 ) -> Float[Tensor, ""]:
-    """Every view predicts the codes of each *other* assigned view; nats per image.
+    """Every view predicts the codes of each *other* assigned view; nats per image, 0 without any.
 
     Args:
         scores: Cosines of V views to the prototypes. The first A views are the assigned ones.
@@ -28,6 +28,6 @@ def swapped_prediction_loss(
     with torch.autocast(device_type=scores.device.type, enabled=False):
         log_p = (scores.float() / temperature).log_softmax(dim=2)
         # cross[a, v] = mean over images of -sum_k q_a log p_v; a view does not predict itself.
-        cross = -torch.einsum("abk,vbk->av", codes.float(), log_p) / scores.shape[1]
+        cross = -torch.einsum("abk,vbk->av", codes.float(), log_p) / max(scores.shape[1], 1)
         others = cross.sum() - cross.diagonal().sum()
         return others / (num_assigned * (num_views - 1))

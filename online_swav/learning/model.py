@@ -124,6 +124,5 @@ class SwavModel(nn.Module):
         with torch.autocast(device_type=features.device.type, enabled=False):
             embeddings = F.normalize(projected.float(), dim=1)
             scores = F.linear(embeddings, self.prototypes.weight.float())
-        return embeddings.reshape(-1, batch, embeddings.shape[1]), scores.reshape(
-            -1, batch, scores.shape[1]
-        )
+        views = sum(family.shape[0] for family in families)  # a batch may be empty
+        return embeddings.unflatten(0, (views, batch)), scores.unflatten(0, (views, batch))

@@ -27,7 +27,7 @@ class HostReport:
     updated: bool
     """False when the update was skipped for a non-finite loss."""
     loss: float
-    """Nats per image, this rank's images."""
+    """Nats per image, over all ranks."""
     loss_ratio: float
     """Loss / log K: 1 when the prediction knows nothing."""
     grad_norm: float
@@ -57,7 +57,7 @@ class StepReport:
     updated: bool
     """False when the update was skipped for a non-finite loss."""
     loss: Float[Tensor, ""]
-    """Nats per image, this rank's images."""
+    """Nats per image, over all ranks."""
     grad_norm: Float[Tensor, ""]
     """L2 norm of the whole gradient, after the mean over ranks."""
     code_entropy: Float[Tensor, ""]
@@ -65,9 +65,9 @@ class StepReport:
     view_agreement: Float[Tensor, ""]
     """Share of images whose two codes have the same largest prototype."""
     embedding_std: Float[Tensor, ""]
-    """Root of the mean variance of the unit embeddings over dimensions."""
+    """Root of the mean variance of the unit embeddings over dimensions; mean over ranks."""
     prototype_mass: Float[Tensor, " K"]
-    """Mean of the codes; sums to 1."""
+    """Mean of this rank's codes; sums to 1, or to 0 without images."""
     embedding_dim: int
     """D."""
 
