@@ -37,9 +37,9 @@ def choose_device(config: RunConfig) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def learner_threads(config: RunConfig) -> int:
+def learner_threads(config: RunConfig, *, ranks: int) -> int:
     """CPU threads of one learner: as configured, or the machine's cores shared evenly."""
-    return config.threads or max(1, (os.cpu_count() or 1) // config.learners)
+    return config.threads or max(1, (os.cpu_count() or 1) // ranks)
 
 
 def start_learner(

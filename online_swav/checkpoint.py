@@ -2,6 +2,7 @@
 
     checkpoints/
       latest                    name of the newest checkpoint
+      generation                the learner generation that may publish here
       step-000000500/
         learner.pt              weights, optimizer, queue, schedule, RNG; loads with `weights_only`
         ledger_delta.json       what the book learned since the checkpoint before
@@ -15,24 +16,29 @@ last. A checkpoint whose hashes fail is set aside as `damaged-...` and the one b
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from online_swav.errors import CheckpointError
+from online_swav.errors import CheckpointError, SupersededError
 from streams.ledger_delta import Delta
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+LOCK_S = 60.0
+_FENCE = "generation"
 _LEARNER, _DELTA, _CONFIG, _MANIFEST = (
     "learner.pt", "ledger_delta.json", "config.yaml", "manifest.json",
 )  # fmt: skip
@@ -110,10 +116,17 @@ class Checkpoints:
         learner_state: Mapping[str, Any],
         delta: Delta,
         config_yaml: str,
+        generation: int,
+        on_rename: Callable[[], None] = lambda: None,
     ) -> Checkpoint:
         """Write a checkpoint and make it the latest.
 
+        Args, beside what goes into the manifest and the files:
+            generation: The learner's; another one in the folder's fence means that it is over.
+            on_rename: Called between the rename into place and the move of `latest`.
+
         Raises:
+            SupersededError: If a newer generation works in this folder; nothing was changed.
             CheckpointError: If the disk refuses (full, read-only); nothing half-written is left.
         """
         name = f"step-{step:09d}"
@@ -136,11 +149,19 @@ class Checkpoints:
                 _sync(staging / part)
             _sync(staging)
             target = self.folder / name
-            if target.exists():  # left by an abandoned branch of the lineage
-                shutil.rmtree(target)
-            staging.rename(target)
-            _sync(self.folder)
-            self._point(name)
+            with self._lock():
+                if self._generation() != generation:
+                    shutil.rmtree(staging)
+                    raise SupersededError(
+                        f"generation {generation} is over, {self.folder} belongs to generation "
+                        f"{self._generation()}; the checkpoint of step {step} is not published"
+                    )
+                if target.exists():  # left by an abandoned branch of the lineage
+                    shutil.rmtree(target)
+                staging.rename(target)
+                _sync(self.folder)
+                on_rename()
+                self._point(name)
         except OSError as error:
             shutil.rmtree(staging, ignore_errors=True)
             raise CheckpointError(
@@ -150,6 +171,49 @@ class Checkpoints:
                 path=self.folder / name,
             ) from error
         return Checkpoint(target, manifest)
+
+    def fence(self, generation: int, *, resumed: Checkpoint | None) -> None:
+        """From now on only `generation` publishes here.
+
+        Raises:
+            SupersededError: If the newest checkpoint is no longer the one that was resumed from.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            newest = self.latest()
+            if (newest and newest.manifest) != (resumed and resumed.manifest):
+                raise SupersededError(
+                    f"{self.folder} got another checkpoint while this learner was starting"
+                )
+            staging = self.folder / ".generation.new"
+            staging.write_text(f"{generation}\n")
+            _sync(staging)
+            staging.replace(self.folder / _FENCE)
+
+    def _generation(self) -> int | None:
+        try:
+            return int((self.folder / _FENCE).read_text())
+        except (OSError, ValueError):
+            return None
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """The moment of publishing is exclusive: rename and pointer, nothing slow."""
+        with (self.folder / ".lock").open("a") as file:
+            deadline = time.monotonic() + LOCK_S
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise CheckpointError(
+                            f"another learner has held {self.folder} for {LOCK_S:.0f} s, in the "
+                            "middle of publishing; end that process and start again",
+                            path=self.folder,
+                        ) from None
+                    time.sleep(0.1)
+            yield
 
     def prune(self) -> int:
         """Drop checkpoints beyond `keep`, keeping their deltas; the oldest step still there."""

@@ -27,6 +27,7 @@ from ray.train.torch import TorchTrainer
 
 from online_swav.config import RunConfig, digest
 from online_swav.console import Logging
+from online_swav.elastic import IngestScaler
 from online_swav.errors import OnlineSwavError, RunFailed
 from online_swav.ranks_on_ray import learner_loop
 from online_swav.status import RunStatus
@@ -46,7 +47,10 @@ class Cluster:
         run = Path(config.run)
         self._config = config
         self._log = log
-        self._ingest_restarts = 0
+        self._readers_version = 0
+        self._restarts = self._added = self._removed = 0
+        most = config.ingest.max_actors or config.ingest.actors
+        self._scaler = IngestScaler(config.ingest.actors, most, config.elastic)
         sources = parse_sources(list(config.source))
         ledger_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(LedgerActor)
         # Calls wait for each other only inside the ledger, where a lock guards the book.
@@ -61,7 +65,7 @@ class Cluster:
         self.metrics_port = 0
         self._readers: dict[str, Any] = {}
         for number in range(config.ingest.actors):
-            self._start_reader(f"ingest-{number}")
+            self._start_reader(_worker(number))
         self.keep_status()
 
     def _start_reader(self, worker: str) -> None:
@@ -69,6 +73,7 @@ class Cluster:
         # One thread produces, another one answers pings.
         threads: dict[str, Any] = {"concurrency_groups": {"control": 1}}
         reader_class: Any = ray.remote(num_cpus=1, max_restarts=0, **threads)(IngestActor)
+        self._readers_version += 1
         self._readers[worker] = reader_class.remote(
             worker, self.ledger, families=self._config.crops, config=self._config.ingest,
             seed=self._config.seed, quarantine=str(run / "quarantine"), set_up=self._log.set_up,
@@ -79,7 +84,12 @@ class Cluster:
         self.metrics_port = _get(self.status.serve.remote())
         _get(
             self.status.introduce.remote(
-                self.ledger, readers=dict(self._readers), restarts=self._ingest_restarts
+                self.ledger,
+                readers=dict(self._readers),
+                version=self._readers_version,
+                restarts=self._restarts,
+                added=self._added,
+                removed=self._removed,
             )
         )
 
@@ -96,8 +106,34 @@ class Cluster:
         for worker in dead:
             logger.warning("ingest_died worker=%s", worker)
             _get(self.ledger.release.remote(worker, crashed=True))
-            self._ingest_restarts += 1
+            self._restarts += 1
             self._start_reader(worker)
+        self.keep_status()
+
+    def resize(self, status: RunStatus) -> None:
+        """Add or remove one ingest actor, if the learner's waiting says so."""
+        learner = status.learner
+        if learner is None or not status.learner_up or learner.state != "training":
+            return
+        actors = len(self._readers)
+        decision = self._scaler.decide(
+            actors, wait_ratio=learner.wait_ratio, backlog_ratio=learner.backlog_ratio,
+            now=time.monotonic(),
+        )  # fmt: skip
+        if decision == "add":
+            self._added += 1
+            self._start_reader(_worker(actors))
+        elif decision == "remove":
+            self._removed += 1
+            self._readers_version += 1
+            worker = _worker(actors - 1)
+            ray.kill(self._readers.pop(worker))
+            _get(self.ledger.release.remote(worker, crashed=False))
+        else:
+            return
+        logger.info("ingest_%s actors=%d waiting=%.2f backlog=%.2f",
+                    "added" if decision == "add" else "removed", len(self._readers),
+                    learner.wait_ratio, learner.backlog_ratio)  # fmt: skip
         self.keep_status()
 
     def snapshot(self) -> RunStatus:
@@ -112,6 +148,10 @@ class Cluster:
             _get(self.ledger.release.remote(worker, crashed=False))
         _get(self.status.close.remote())
         _get(self.ledger.close.remote())
+
+
+def _worker(number: int) -> str:
+    return f"ingest-{number:03d}"
 
 
 def _get(reference: Any) -> Any:
@@ -131,7 +171,8 @@ def _ray_session(config: RunConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
-        needed = config.ingest.actors + config.learners
+        most = config.ingest.max_actors or config.ingest.actors
+        needed = most + (config.max_learners or config.learners)
         options |= {"num_cpus": max(os.cpu_count() or 1, needed), "include_dashboard": False}
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(**options)
@@ -195,7 +236,10 @@ def _watch(
         thread.join(timeout=0.2 if asked_at else 1.0)
         if asked_at is None and thread.is_alive():
             cluster.replace_dead_readers()
-        show(cluster.snapshot())
+        status = cluster.snapshot()
+        if asked_at is None:
+            cluster.resize(status)
+        show(status)
     status = cluster.snapshot()
     if status.state == "failed":
         raise RunFailed(status.message)
@@ -207,6 +251,10 @@ def _watch(
 def _fit(config: RunConfig, cluster: Cluster, log: Logging, outcome: list[BaseException]) -> None:
     """Ray Train in a thread, so that its own SIGINT handler is not installed."""
     try:
+        # Ray's own annotation of the decorated class knows no range yet.
+        workers: Any = config.learners
+        if config.max_learners is not None:
+            workers = (config.learners, config.max_learners)
         on_gpu = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         loop_config = {"config": config, "ledger": cluster.ledger, "status": cluster.status,
                        "set_up": partial(Logging.set_up, log)}  # fmt: skip
@@ -214,7 +262,7 @@ def _fit(config: RunConfig, cluster: Cluster, log: Logging, outcome: list[BaseEx
             learner_loop,
             train_loop_config=loop_config,
             scaling_config=ScalingConfig(
-                num_workers=config.learners,
+                num_workers=workers,
                 use_gpu=on_gpu,
                 resources_per_worker={"CPU": 1} | ({"GPU": 1} if on_gpu else {}),
             ),

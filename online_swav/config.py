@@ -81,6 +81,25 @@ class MetricsConfig:
             raise ValueError(f"port must lie in 0..65535, got {self.port}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElasticConfig:
+    """When ingest actors are added and removed, between ingest.actors and ingest.max_actors."""
+
+    add_above_wait: float = 0.15
+    """Add one while the learner waits for images for more than this share of its time."""
+    remove_above_backlog: float = 0.95
+    """Remove one while more than this share of the learner's requests is answered in advance."""
+    cooldown_s: float = 30.0
+    """Seconds between two changes; longer for removals that had to be taken back."""
+
+    def __post_init__(self) -> None:
+        for name in ("add_above_wait", "remove_above_backlog"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if self.cooldown_s <= 0:
+            raise ValueError(f"cooldown_s must be positive, got {self.cooldown_s}")
+
+
 OFFICIAL_CROPS = (
     CropFamily(size=224, num=2, scale=(0.14, 1.0)),
     CropFamily(size=96, num=6, scale=(0.05, 0.14)),
@@ -110,7 +129,9 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learners run; auto takes a GPU when there is one."""
     learners: int = 1
-    """Learner ranks."""
+    """Learner ranks; with `max_learners` the fewest."""
+    max_learners: int | None = None
+    """Most learner ranks: Ray Train takes what the cluster has; None keeps `learners`."""
     threads: int | None = None
     """CPU threads of one learner; None shares the machine's cores among the learners."""
     report_every_s: float = 1.0
@@ -129,12 +150,21 @@ class RunConfig:
     """Labelled probe."""
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     """Prometheus endpoint."""
+    elastic: ElasticConfig = field(default_factory=ElasticConfig)
+    """Number of ingest actors."""
+    observer: str | None = None
+    """MODULE:CLASS of your own, called at the named points of the loop (`observer.py`)."""
 
     def __post_init__(self) -> None:
         if not self.crops or self.crops[0].num < 2:
             raise ValueError("crops: the first family needs at least 2 crops, for the two codes")
         if self.learners < 1:
             raise ValueError(f"learners must be at least 1, got {self.learners}")
+        if self.max_learners is not None and self.max_learners < self.learners:
+            raise ValueError(
+                f"max_learners must be at least learners, got {self.max_learners} and "
+                f"{self.learners}"
+            )
         if self.report_every_s <= 0:
             raise ValueError(f"report_every_s must be positive, got {self.report_every_s}")
         if self.threads is not None and self.threads < 1:

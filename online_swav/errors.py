@@ -32,5 +32,9 @@ class CheckpointError(OnlineSwavError):
         self.path = path
 
 
+class SupersededError(OnlineSwavError):
+    """This learner is left over: a newer generation works on the run."""
+
+
 class RunFailed(OnlineSwavError):
     """The learners ended with an error that its message explains."""

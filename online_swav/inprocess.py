@@ -14,6 +14,7 @@ from online_swav.assemble import build_probe, choose_device, open_ledger, start_
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import RunConfig
 from online_swav.learning.ranks import SINGLE_RANK
+from online_swav.observer import load_observer
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
 from online_swav.trainer import Trainer
 from streams.batch import Batch
@@ -87,6 +88,7 @@ class PollingFeed:
         self._poll_s = poll_s
         self._polled_at = float("-inf")
         self.dry = False
+        self.backlog_ratio = 0.0  # nothing is read ahead
 
     def next_batch(self, *, flush: bool) -> Batch | None:
         """See `trainer.Feed`."""
@@ -104,11 +106,13 @@ class PollingFeed:
 def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
     """Run until stopped; the reason in words. Resumes from the run folder by itself."""
     device = choose_device(config)
-    Checkpoints(Path(config.run), keep=config.checkpoint.keep).recover()
+    checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
+    checkpoints.recover()
     ledger = open_ledger(config)
     try:
         learner, resumed = start_learner(config, ranks=SINGLE_RANK, device=device)
         generation = ledger.begin(learner.step_count)
+        checkpoints.fence(generation, resumed=resumed)
         sources = [
             DirectorySource(name, pattern, settle_s=config.discovery.settle_s)
             for name, pattern in parse_sources(list(config.source)).items()
@@ -129,8 +133,12 @@ def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
             feed=PollingFeed(ingest, ledger, sources, config.discovery.poll_s),
             books=GenerationBooks(ledger, generation),
             desk=desk,
+            generation=generation,
             resumed=resumed,
             probe=build_probe(config, device=device),
+            observer=load_observer(
+                config.observer, run=Path(config.run), rank=0, generation=generation
+            ),
         )
         return trainer.run()
     finally:

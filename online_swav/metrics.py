@@ -123,6 +123,10 @@ def _restarts(status: RunStatus) -> list[Sample]:
     ]
 
 
+def _scaled(status: RunStatus) -> list[Sample]:
+    return [(("add",), float(status.ingest_added)), (("remove",), float(status.ingest_removed))]
+
+
 METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("run_info", "What runs; always 1.",
                lambda s: [((s.run, s.config_digest), 1.0)], ("run", "config_digest")),
@@ -135,6 +139,10 @@ METRICS: tuple[MetricSpec, ...] = (
                lambda s: _one(s.learner_up)),
     MetricSpec("last_report_timestamp_seconds", "Time of the learner's last report.",
                lambda s: _one(s.learner.reported_at if s.learner else None)),
+    MetricSpec("ingest_actors", "Ingest actors there are now.",
+               lambda s: _one(s.ingest_actors)),
+    MetricSpec("ingest_scaled", "Ingest actors added and removed by the learner's waiting.",
+               _scaled, ("decision",), counter=True),
     MetricSpec("restarts", "Restarts after a crash, by component.", _restarts, ("component",),
                counter=True),
     MetricSpec("health_state", "1 for the verdict on the representation, else 0.", _verdicts,
@@ -148,6 +156,9 @@ METRICS: tuple[MetricSpec, ...] = (
                _learner("images_per_s")),
     MetricSpec("wait_ratio", "Share of the last report interval spent waiting for a batch.",
                _learner("wait_ratio")),
+    MetricSpec("backlog_ratio", "Share of requests to readers answered before they were needed.",
+               _learner("backlog_ratio")),
+    MetricSpec("learner_ranks", "Learner ranks of this generation.", _learner("ranks")),
     MetricSpec("step_seconds", "Mean duration of a step over the last report interval.",
                _learner("step_s")),
     MetricSpec("phase_seconds", "Time of the learner since it started, by phase.", _phases,

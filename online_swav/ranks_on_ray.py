@@ -14,13 +14,14 @@ import torch
 from online_swav.assemble import build_probe, choose_device, learner_threads, start_learner
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import RunConfig
-from online_swav.errors import OnlineSwavError
+from online_swav.errors import OnlineSwavError, SupersededError
 from online_swav.learning.learner import NonFiniteLossError
+from online_swav.observer import load_observer
 from online_swav.parallel import current_ranks, vote
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
 from online_swav.trainer import Trainer
 from streams.batch import Batch
-from streams.errors import StreamError
+from streams.errors import LeaseLost, StreamError
 from streams.ledger_delta import Delta
 from streams.shard import Origin
 
@@ -28,13 +29,15 @@ logger = logging.getLogger(__name__)
 
 WAIT_S = 0.2
 ASK_READERS_EVERY_S = 2.0
+BACKLOG_WEIGHT = 0.1
 
 
 class RemoteFeed:
     """Keeps `in_flight` requests open at each ingest actor of this rank.
 
-    Actors are dealt to ranks in turn. A dead actor's requests are dropped: the images of a lost
-    batch were never claimed, and the ledger offers them again.
+    Actors are dealt to ranks in turn; with fewer actors than ranks, some ranks share one. A dead
+    actor's requests are dropped: the images of a lost batch were never claimed, and the ledger
+    offers them again.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class RemoteFeed:
         self._asked_at = float("-inf")
         self._requests: dict[Any, str] = {}
         self._empty: set[str] = set()
+        self.backlog_ratio = 0.0
 
     @property
     def dry(self) -> bool:
@@ -63,7 +67,10 @@ class RemoteFeed:
         if not self._requests:
             time.sleep(WAIT_S)
             return None
-        ready, _ = ray.wait(list(self._requests), num_returns=1, timeout=WAIT_S)
+        waiting = list(self._requests)
+        answered, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        self.backlog_ratio += BACKLOG_WEIGHT * (len(answered) / len(waiting) - self.backlog_ratio)
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=WAIT_S)
         if not ready:
             return None
         worker = self._requests.pop(ready[0])
@@ -72,6 +79,10 @@ class RemoteFeed:
         except ray.exceptions.RayActorError:
             self._forget(worker)
             return None
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, StreamError):
+                raise error.cause from None
+            raise
         if batch is None:
             self._empty.add(worker)
             if self.dry:
@@ -102,7 +113,8 @@ class RemoteFeed:
         if news is None:
             return
         self._version, everyone = news
-        mine = sorted(everyone)[self._rank :: self._ranks]
+        workers = sorted(everyone)
+        mine = workers[self._rank :: self._ranks] or workers[self._rank % len(workers) :][:1]
         for worker in list(self._readers):
             if worker not in mine or self._readers[worker] != everyone[worker]:
                 self._forget(worker)
@@ -200,10 +212,14 @@ def learner_loop(loop_config: dict[str, Any]) -> None:
     set_up: Callable[[], None] = loop_config["set_up"]
     ledger, status = loop_config["ledger"], loop_config["status"]
     set_up()
-    torch.set_num_threads(learner_threads(config))
     ranks = current_ranks()
+    torch.set_num_threads(learner_threads(config, ranks=ranks.size))
     try:
         reason = _run_rank(config, ranks, ledger, status)
+    except (LeaseLost, SupersededError) as error:
+        # Left over, or outrun while starting. If this group is the newest, it may start again.
+        logger.warning("learner_superseded rank=%d reason=%r", ranks.rank, str(error))
+        raise
     except (OnlineSwavError, StreamError, NonFiniteLossError) as error:
         logger.error("run_failed error=%r", str(error))
         _ask(status.finished.remote(str(error), failed=True))
@@ -217,17 +233,22 @@ def learner_loop(loop_config: dict[str, Any]) -> None:
 
 def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
     device = choose_device(config)
+    checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
     if ranks.rank == 0:
-        Checkpoints(Path(config.run), keep=config.checkpoint.keep).recover()
+        checkpoints.recover()
     vote(ranks, [True])  # nobody loads before rank 0 has put the folder in order
     learner, resumed = start_learner(config, ranks=ranks, device=device)
     probes = tuple(ProbeStatus(**p) for p in resumed.manifest.probes) if resumed else ()  # type: ignore[arg-type]
+    step = torch.full((1,), float(learner.step_count), device=device)
+    if not ranks.max(step) == -ranks.max(-step):
+        raise SupersededError("the ranks resumed from different checkpoints")
     agreed = torch.zeros(1, dtype=torch.int64, device=device)
     if ranks.rank == 0:
         give_up = _ask(status.learner_started.remote(learner.step_count))
         if give_up:
             raise OnlineSwavError(give_up)
         agreed += _ask(ledger.begin.remote(learner.step_count))
+        checkpoints.fence(int(agreed), resumed=resumed)
         _ask(status.set_probes.remote(probes))
         if resumed is not None:
             manifest = resumed.manifest
@@ -244,7 +265,10 @@ def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
                         in_flight=config.ingest.in_flight),
         books=RemoteBooks(ledger, generation),
         desk=RemoteDesk(status, probes),
+        generation=generation,
         resumed=resumed,
         probe=build_probe(config, device=device) if ranks.rank == 0 else None,
+        observer=load_observer(config.observer, run=Path(config.run), rank=ranks.rank,
+                               generation=generation),
     )  # fmt: skip
     return trainer.run()

@@ -66,6 +66,10 @@ class LearnerStatus:
     """Updates skipped for a non-finite loss, in the surviving lineage."""
     refused_images: int = 0
     """Images the ledger refused to this learner since it started (late deliveries)."""
+    backlog_ratio: float = 0.0
+    """Share of rank 0's requests that readers had answered before it asked; 1: they are ahead."""
+    ranks: int = 1
+    """Learner ranks of this generation."""
     health: Health = field(default_factory=Health)
     """Verdict and findings."""
 
@@ -126,6 +130,12 @@ class RunStatus:
     """Learner groups started again after a crash, since this process started."""
     ingest_restarts: int = 0
     """Ingest actors started again after a crash, since this process started."""
+    ingest_actors: int = 0
+    """Ingest actors there are now."""
+    ingest_added: int = 0
+    """Ingest actors added because the learner waited, since this process started."""
+    ingest_removed: int = 0
+    """Ingest actors removed because they were ahead, since this process started."""
     source_errors: dict[str, int] = field(default_factory=dict)
     """Failed listings by source, since this process started."""
     ledger_bytes: int = 0

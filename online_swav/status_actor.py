@@ -125,16 +125,22 @@ class StatusActor:
         """Whether the run was asked to stop."""
         return self._stop
 
-    def introduce(self, ledger: Any, *, readers: dict[str, Any], restarts: int) -> None:
-        """The ledger, and the living ingest actors by name after `restarts` replacements.
+    def introduce(
+        self, ledger: Any, *, readers: dict[str, Any], version: int,
+        restarts: int, added: int, removed: int,
+    ) -> None:  # fmt: skip
+        """The ledger, and the living ingest actors by name; `version` grows with every change.
 
         Not constructor arguments: Ray cannot restart an actor whose arguments hold other actors.
         """
         with self._lock:
             self._ledger = ledger
             self._readers = readers
-            self._readers_version = restarts
-            self._status = dataclasses.replace(self._status, ingest_restarts=restarts)
+            self._readers_version = version
+            self._status = dataclasses.replace(
+                self._status, ingest_actors=len(readers), ingest_restarts=restarts,
+                ingest_added=added, ingest_removed=removed,
+            )  # fmt: skip
 
     def readers(self, known_version: int) -> tuple[int, dict[str, Any]] | None:
         """Version and ingest actors, or None when `known_version` is the current one."""

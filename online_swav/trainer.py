@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from online_swav.config import RunConfig, to_yaml
 from online_swav.errors import CheckpointError
 from online_swav.learning.learner import Learner, StepReport
 from online_swav.learning.ranks import Ranks
+from online_swav.observer import Observer
 from online_swav.parallel import vote
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus, RunState
 from streams.batch import Batch
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILED_CHECKPOINTS = 3
 CHECKPOINT_RETRY_S = 30.0
+PATIENCE_S = 1.0
+"""Seconds that ranks with images wait for one whose readers have nothing."""
 
 
 class Feed(Protocol):
@@ -44,6 +48,10 @@ class Feed(Protocol):
     @property
     def dry(self) -> bool:
         """Whether every reader said that there is nothing to read now."""
+
+    @property
+    def backlog_ratio(self) -> float:
+        """Share of the requests to readers that were answered before they were asked for."""
 
 
 class Books(Protocol):
@@ -94,8 +102,10 @@ class Trainer:
         feed: This rank's batches.
         books: The ledger.
         desk: Reports and wishes; used by rank 0 only, except for `wants_stop`.
+        generation: Of this start of the learners; publishing is fenced by it.
         resumed: The checkpoint that the learner's state is from; None in a new run.
         probe: Measures k-NN accuracy of a frozen backbone; rank 0 only.
+        observer: Called at the named points of the loop.
     """
 
     def __init__(
@@ -107,8 +117,10 @@ class Trainer:
         feed: Feed,
         books: Books,
         desk: Desk,
+        generation: int,
         resumed: Checkpoint | None,
         probe: Callable[[nn.Module], float] | None,
+        observer: Observer,
     ) -> None:
         self._config = config
         self._learner = learner
@@ -117,11 +129,14 @@ class Trainer:
         self._books = books
         self._desk = desk
         self._probe = probe if ranks.rank == 0 else None
+        self._generation = generation
+        self._observer = observer
         self._checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
         self._committed_step = resumed.manifest.step if resumed else -1
         self._committed_version = resumed.manifest.ledger_version if resumed else 0
         self._probes = [ProbeStatus(**p) for p in resumed.manifest.probes] if resumed else []  # type: ignore[arg-type]
         self._held: Batch | None = None
+        self._dry_since: float | None = None
         self._flush = False
         self._finished: str | None = None
         self._refused = 0
@@ -168,7 +183,10 @@ class Trainer:
         return None
 
     def _load(self) -> Batch | None:
-        """This rank's next claimed batch, once every rank has one. None: try again."""
+        """This rank's next claimed batch, once every rank is ready. None: try again.
+
+        A rank whose readers stay dry does not hold up the others: it joins with an empty batch.
+        """
         if self._held is None:
             with self._timed("wait"):
                 batch = self._feed.next_batch(flush=self._flush)
@@ -176,12 +194,16 @@ class Trainer:
                 with self._timed("claim"):
                     self._held = self._claim(batch)
         now = time.monotonic()
+        held, dry = self._held is not None, self._held is None and self._feed.dry
+        self._dry_since = (self._dry_since or now) if dry else None
+        out = self._dry_since is not None and now - self._dry_since >= PATIENCE_S
         first = self._ranks.rank == 0
         report_due = first and now - self._reported[0] >= self._config.report_every_s
         commit_due = first and self._commit_due(now)
-        flags = [self._held is not None, self._desk.wants_stop(), self._feed.dry,
-                 report_due, commit_due]  # fmt: skip
-        ready, stop, dry, report, commit = vote(self._ranks, flags)
+        with self._timed("wait"):
+            ready, stop, all_dry, dried_out, report, commit = vote(
+                self._ranks, [held, self._desk.wants_stop(), dry, out, report_due, commit_due]
+            )
         if report:
             self._report("training" if ready else "idle")
         if commit:
@@ -189,24 +211,28 @@ class Trainer:
         if stop:
             # What is claimed already is still trained, lest its claims outlive the last checkpoint.
             self._finished = "asked to stop"
-        if ready == self._ranks.size:
+        if ready == self._ranks.size or (ready and (stop or ready + dried_out == self._ranks.size)):
             batch, self._held = self._held, None
-            return batch
-        if ready == 0 and dry == self._ranks.size and not stop:
+            return Batch.empty(self._config.crops) if batch is None else batch
+        if all_dry == self._ranks.size and not stop:
             self._on_dry_stream()
         return None
 
     def _claim(self, batch: Batch) -> Batch | None:
         """The images of the batch that the ledger grants to the next step."""
         step = self._learner.step_count + 1
+        self._observer.at("before_claim", step=step, origins=batch.origins)
         granted = self._books.claim(batch.origins, rank=self._ranks.rank, step=step)
         keep = [position for position, ok in enumerate(granted) if ok]
         self._refused += len(batch) - len(keep)
-        return batch.select(keep) if keep else None
+        batch = batch.select(keep)
+        self._observer.at("after_claim", step=step, origins=batch.origins)
+        return batch if keep else None
 
     def _step(self, batch: Batch) -> None:
         with self._timed("step"):
             self._last = self._learner.step(batch.crops)
+        self._observer.at("after_step", step=self._learner.step_count, origins=batch.origins)
         if self._learner.step_count % self._config.probe.every_steps == 0:
             self._run_probe()
 
@@ -264,6 +290,8 @@ class Trainer:
                 queue_fill_ratio=learner.queue_fill_ratio,
                 nonfinite_steps=learner.nonfinite_steps,
                 refused_images=self._refused,
+                backlog_ratio=self._feed.backlog_ratio,
+                ranks=self._ranks.size,
                 health=health,
             )
         )
@@ -295,15 +323,19 @@ class Trainer:
         )
 
     def _commit(self, *, last: bool = False) -> None:
-        """Flush the book, publish the checkpoint, fold what can never be rolled back."""
+        """Flush the book, publish the checkpoint, fold what can never be rolled back.
+
+        Collective when there are several ranks: the verdict sums over them.
+        """
         learner = self._learner
         self._checkpoint_at = time.monotonic()
+        verdict = learner.health().verdict
         if self._ranks.rank != 0 or learner.step_count == self._committed_step:
             return
         begun = time.monotonic()
         with self._timed("checkpoint"):
             try:
-                checkpoint = self._publish()
+                checkpoint = self._publish(verdict)
             except CheckpointError as error:
                 self._desk.checkpointed(None)
                 self._failed_checkpoints += 1
@@ -324,22 +356,29 @@ class Trainer:
         )  # fmt: skip
         logger.info("checkpoint_published step=%d seconds=%.2f", manifest.step, seconds)
 
-    def _publish(self) -> Checkpoint:
+    def _publish(self, verdict: str) -> Checkpoint:
         learner = self._learner
         self._books.flush()
+        self._observer.at("after_flush", step=learner.step_count, origins=())
         delta = self._books.delta(step=learner.step_count, since_step=self._committed_step,
                                   since_version=self._committed_version)  # fmt: skip
-        return self._checkpoints.publish(
+        checkpoint = self._checkpoints.publish(
             step=learner.step_count,
             samples_seen=learner.samples_seen,
             parent_step=self._committed_step,
             created_at=time.time(),
-            verdict=learner.health().verdict if self._ranks.size == 1 else "unknown",
+            verdict=verdict,
             probes=tuple(asdict(probe) for probe in self._probes),
             learner_state=learner.state_dict(),
             delta=delta,
             config_yaml=to_yaml(self._config),
+            generation=self._generation,
+            on_rename=partial(
+                self._observer.at, "after_rename", step=learner.step_count, origins=()
+            ),
         )
+        self._observer.at("after_publish", step=learner.step_count, origins=())
+        return checkpoint
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

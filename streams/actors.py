@@ -14,7 +14,7 @@ import ray
 from streams.batch import Batch
 from streams.config import CropFamily, IngestConfig, SourceConfig
 from streams.counts import SourceCounts
-from streams.errors import LeaseLost, SourceError
+from streams.errors import LeaseLost, SourceError, StreamError
 from streams.ingest import Ingest
 from streams.ledger import Ledger
 from streams.ledger_delta import Delta
@@ -163,7 +163,7 @@ def _ask(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, LeaseLost):
+        if isinstance(error.cause, StreamError):
             raise error.cause from None
         raise
 

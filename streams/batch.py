@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streams.config import CropFamily
 from streams.shard import Origin
 
 
@@ -49,6 +51,12 @@ class Batch:
     def num_bytes(self) -> int:
         """Bytes of the crops."""
         return sum(family.numel() for family in self.crops)
+
+    @staticmethod
+    def empty(families: Sequence[CropFamily]) -> Batch:
+        """No images, in tensors of the families' shapes."""
+        crops = (torch.empty((f.num, 0, 3, f.size, f.size), dtype=torch.uint8) for f in families)
+        return Batch(crops=tuple(crops), origins=(), arrived_at=())
 
     def select(self, keep: list[int]) -> Batch:
         """The batch with only the images at positions `keep`."""

@@ -62,7 +62,9 @@ class IngestConfig:
     """How shards become batches."""
 
     actors: int = 1
-    """Ingest actors, each with one core."""
+    """Ingest actors, each with one core; with `max_actors` the fewest."""
+    max_actors: int | None = None
+    """Most ingest actors: they are added while the learner waits; None keeps `actors`."""
     batch_size: int = 64
     """Images per batch and learner rank."""
     open_shards: int = 4
@@ -82,5 +84,9 @@ class IngestConfig:
         for name in ("actors", "batch_size", "open_shards", "window", "in_flight", "max_attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_actors is not None and self.max_actors < self.actors:
+            raise ValueError(
+                f"max_actors must be at least actors, got {self.max_actors} and {self.actors}"
+            )
         if self.lease_s <= 0:
             raise ValueError(f"lease_s must be positive, got {self.lease_s}")

@@ -25,6 +25,8 @@ def merged_config(arguments: list[str], command: str) -> tuple[RunConfig, argpar
     head.add_argument("--log-json", action="store_true")
     head.add_argument("--quiet", action="store_true")
     known, rest = head.parse_known_args(arguments)
+    rest = _split_range(rest, "--learners", "--learners", "--max-learners")
+    rest = _split_range(rest, "--ingest", "--ingest.actors", "--ingest.max-actors")
     rest = _join_repeated(rest, ("--source", "--probe-train", "--probe-test"))
     run = _value_of(rest, "--run")
     if known.preset:
@@ -38,6 +40,7 @@ def merged_config(arguments: list[str], command: str) -> tuple[RunConfig, argpar
     description = (
         "Options in order of strength: flags, then --config FILE.yaml, then --preset NAME "
         f"({', '.join(PRESETS)}) or the run folder's own config. "
+        "--learners 1:4 and --ingest 1:4 are short for the fewest and the most. "
         "--log-json writes JSON lines; --quiet hides the live view."
     )
     try:
@@ -48,6 +51,23 @@ def merged_config(arguments: list[str], command: str) -> tuple[RunConfig, argpar
     except SystemExit as error:
         raise SystemExit(2 if error.code else 0) from None
     return config, known
+
+
+def _split_range(arguments: list[str], name: str, least: str, most: str) -> list[str]:
+    """`--learners 1:4` means `--learners 1 --max-learners 4`, `--learners 2` that alone."""
+    result: list[str] = []
+    pending = False
+    for argument in arguments:
+        if argument == name and not pending:
+            pending = True
+            continue
+        if not pending and not argument.startswith(f"{name}="):
+            result.append(argument)
+            continue
+        low, colon, high = argument.removeprefix(f"{name}=").partition(":")
+        result += [least, low, *([most, high] if colon else [])]
+        pending = False
+    return [*result, name] if pending else result
 
 
 def _join_repeated(arguments: list[str], names: Sequence[str]) -> list[str]:

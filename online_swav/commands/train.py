@@ -14,6 +14,8 @@ from online_swav.commands.options import merged_config
 from online_swav.commands.signals import stop_on_signals
 from online_swav.config import RunConfig, differences, load_yaml, to_yaml, warnings
 from online_swav.errors import ConfigError
+from online_swav.observer import find_observer
+from online_swav.run_lock import locked_run
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +78,31 @@ def _prepare(config: RunConfig) -> RunConfig:
         probe_train=_absolute(config.probe_train),
         probe_test=_absolute(config.probe_test),
     )
+    if config.observer is not None:
+        find_observer(config.observer)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        stored.write_text(to_yaml(config))
     except OSError as error:
-        raise ConfigError(f"cannot write the run folder {run}: {error.strerror}") from error
+        raise ConfigError(f"cannot make the run folder {run}: {error.strerror}") from error
     return config
+
+
+def _store(config: RunConfig) -> None:
+    """Leave the config in the run folder, for the next start and for other commands.
+
+    Raises:
+        ConfigError: If the folder cannot be written.
+    """
+    run = Path(config.run)
+    staging = run / ".config.yaml"
+    try:
+        staging.write_text(to_yaml(config))  # a full disk must not empty the one that is there
+        staging.replace(run / "config.yaml")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {run / 'config.yaml'}: {error.strerror}; make room or fix the "
+            "permissions, then start the same command again"
+        ) from error
 
 
 def _absolute(patterns: Sequence[str]) -> tuple[str, ...]:
@@ -95,12 +116,14 @@ def _run(config: RunConfig, *, log_json: bool, quiet: bool) -> int:
 
     live = sys.stdout.isatty() and not log_json and not quiet
     log = Logging(json=log_json, file=str(Path(config.run) / "run.log"))
-    log.set_up()
-    for warning in warnings(config):
-        logger.warning("%s", warning)
-    stop = threading.Event()
-    stop_on_signals(stop)
-    return Session(config, log=log, live=live, quiet=quiet, stop=stop).run()
+    with locked_run(Path(config.run)):
+        _store(config)
+        log.set_up()
+        for warning in warnings(config):
+            logger.warning("%s", warning)
+        stop = threading.Event()
+        stop_on_signals(stop)
+        return Session(config, log=log, live=live, quiet=quiet, stop=stop).run()
 
 
 def demo(arguments: list[str]) -> int:

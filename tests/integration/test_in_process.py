@@ -7,44 +7,7 @@ import torch
 
 from online_swav.books import totals, verify
 from online_swav.checkpoint import Checkpoints
-from online_swav.config import CheckpointConfig, RunConfig
 from online_swav.inprocess import RecordingDesk, train_in_process
-from online_swav.learning.config import (
-    CodesConfig,
-    HealthConfig,
-    LearnerConfig,
-    ModelConfig,
-    OptimConfig,
-    QueueConfig,
-    RampConfig,
-    ScheduleConfig,
-)
-from streams.config import CropFamily, IngestConfig, SourceConfig
-from streams.testing import write_test_shards
-
-
-@pytest.fixture
-def config(tmp_path):
-    write_test_shards(tmp_path / "in", shards=3, samples_per_shard=30, labels=lambda i: i % 3)
-    return RunConfig(
-        run=str(tmp_path / "run"),
-        source=(f"s={tmp_path / 'in'}",),
-        when_idle="stop",
-        device="cpu",
-        crops=(CropFamily(size=32, num=2, scale=(0.3, 1.0)),
-               CropFamily(size=16, num=2, scale=(0.1, 0.3))),
-        discovery=SourceConfig(poll_s=0.1, settle_s=0.1),
-        ingest=IngestConfig(batch_size=8, window=16, open_shards=2),
-        learner=LearnerConfig(
-            model=ModelConfig(hidden_dim=16, embedding_dim=8, num_prototypes=8),
-            codes=CodesConfig(epsilon=RampConfig(start=0.05, end=0.05), freeze_prototypes_steps=2),
-            queue=QueueConfig(length=16),
-            optim=OptimConfig(kind="sgd", lr=0.05),
-            schedule=ScheduleConfig(warmup_steps=2),
-            health=HealthConfig(window_images=32),
-        ),
-        checkpoint=CheckpointConfig(every_steps=4),
-    )  # fmt: skip
 
 
 def weights(run):

@@ -16,13 +16,15 @@ def publish(checkpoints, step, parent=-1):
         probes=({"step": step, "measured_at": 1.0, "knn_accuracy": 0.5},),
         learner_state={"weights": torch.full((3,), float(step))},
         delta=Delta(step=step, parent_step=parent, version=step, shards=(), claims=(), rejects=()),
-        config_yaml="seed: 0\n",
+        config_yaml="seed: 0\n", generation=1,
     )  # fmt: skip
 
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    return Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.fence(1, resumed=None)
+    return checkpoints
 
 
 def test_a_new_run_has_none(checkpoints):
