@@ -49,12 +49,17 @@ def start_learner(
 
     Raises:
         CheckpointError: If there are checkpoints and none is whole.
+        ConfigError: If no learner can be made of this config, or the checkpoint is of another one.
     """
     wrap = wrapper(ranks, device=device, sync_batch_norm=config.learner.sync_batch_norm)
-    learner = Learner(config.learner, device=device, ranks=ranks, seed=config.seed, wrap=wrap)
     newest = Checkpoints(Path(config.run), keep=config.checkpoint.keep).latest()
+    try:
+        learner = Learner(config.learner, device=device, ranks=ranks, seed=config.seed, wrap=wrap)
+        if newest is not None:
+            learner.load_state_dict(newest.learner_state())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if newest is not None:
-        learner.load_state_dict(newest.learner_state())
         logger.info("resumed step=%d samples=%d", learner.step_count, learner.samples_seen)
     return learner, newest
 

@@ -33,11 +33,15 @@ from online_swav.ranks_on_ray import learner_loop
 from online_swav.status import RunStatus
 from online_swav.status_actor import StatusActor
 from streams.actors import IngestActor, LedgerActor
+from streams.errors import StreamError
 from streams.sources import parse_sources
 
 logger = logging.getLogger(__name__)
 
 ORDERLY_STOP_S = 120.0
+PING_S = 0.5
+HUNG_AFTER_LEASES = 2.0
+STARTING_S = 60.0
 
 
 class Cluster:
@@ -64,6 +68,7 @@ class Cluster:
         )
         self.metrics_port = 0
         self._readers: dict[str, Any] = {}
+        self._answered_at: dict[str, float] = {}
         for number in range(config.ingest.actors):
             self._start_reader(_worker(number))
         self.keep_status()
@@ -74,6 +79,7 @@ class Cluster:
         threads: dict[str, Any] = {"concurrency_groups": {"control": 1}}
         reader_class: Any = ray.remote(num_cpus=1, max_restarts=0, **threads)(IngestActor)
         self._readers_version += 1
+        self._answered_at[worker] = time.monotonic() + STARTING_S
         self._readers[worker] = reader_class.remote(
             worker, self.ledger, families=self._config.crops, config=self._config.ingest,
             seed=self._config.seed, quarantine=str(run / "quarantine"), set_up=self._log.set_up,
@@ -95,15 +101,24 @@ class Cluster:
 
     def replace_dead_readers(self) -> None:
         """Start a new actor for each dead one; its shards go back to the book at once."""
+        pings = {reader.ping.remote(): worker for worker, reader in self._readers.items()}
+        answers, _ = ray.wait(list(pings), num_returns=len(pings), timeout=PING_S)
+        now = time.monotonic()
         dead = []
-        for worker, reader in self._readers.items():
+        for answer in answers:
             try:
-                ray.get(reader.ping.remote(), timeout=0.5)
+                ray.get(answer)
+                self._answered_at[pings[answer]] = now
             except ray.exceptions.RayActorError:
-                dead.append(worker)
-            except ray.exceptions.GetTimeoutError:
-                continue  # busy, or stopped: its leases expire by themselves
-        for worker in dead:
+                dead.append(pings[answer])
+        # A ping has a thread of its own: no answer for so long is a process that hangs. Its
+        # leases are over by now, and should it wake up, nobody accepts anything from it.
+        patience = HUNG_AFTER_LEASES * self._config.ingest.lease_s
+        hung = [w for w, at in self._answered_at.items() if w not in dead and now - at > patience]
+        for worker in hung:
+            logger.warning("ingest_hung worker=%s seconds=%.0f", worker, patience)
+            ray.kill(self._readers[worker])
+        for worker in dead + hung:
             logger.warning("ingest_died worker=%s", worker)
             _get(self.ledger.release.remote(worker, crashed=True))
             self._restarts += 1
@@ -127,6 +142,7 @@ class Cluster:
             self._removed += 1
             self._readers_version += 1
             worker = _worker(actors - 1)
+            del self._answered_at[worker]
             ray.kill(self._readers.pop(worker))
             _get(self.ledger.release.remote(worker, crashed=False))
         else:
@@ -143,11 +159,16 @@ class Cluster:
 
     def close(self) -> None:
         """Return the leases, make the book durable, end the actors."""
-        for worker, reader in self._readers.items():
+        for reader in self._readers.values():
             ray.kill(reader)
-            _get(self.ledger.release.remote(worker, crashed=False))
-        _get(self.status.close.remote())
-        _get(self.ledger.close.remote())
+        try:
+            for worker in self._readers:
+                _get(self.ledger.release.remote(worker, crashed=False))
+            _get(self.status.close.remote())
+            _get(self.ledger.close.remote())
+        except (ray.exceptions.RayError, StreamError) as error:
+            # The run has ended, and its outcome is known; the next start puts the book in order.
+            logger.error("close_failed error=%r", str(error))
 
 
 def _worker(number: int) -> str:
@@ -159,7 +180,7 @@ def _get(reference: Any) -> Any:
     try:
         return ray.get(reference, timeout=ORDERLY_STOP_S)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, OnlineSwavError):
+        if isinstance(error.cause, OnlineSwavError | StreamError):
             raise error.cause from None
         raise
 

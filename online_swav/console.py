@@ -202,6 +202,7 @@ class _JsonFormatter(logging.Formatter):
 
 def configure_logging(*, json: bool, file: str | None = None) -> None:
     """Log from INFO on, to `file` or else to the terminal; once per process."""
+    logging.raiseExceptions = False  # a full disk must not end a process that wants to say so
     formatter: logging.Formatter = (
         _JsonFormatter()
         if json

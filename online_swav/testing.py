@@ -60,7 +60,7 @@ class LineageRecorder:
 
 
 def lineage_log(run: Path) -> Path:
-    """Where `LineageRecorder` writes: beside the run folder, so that a full disk there is survived."""
+    """Where `LineageRecorder` writes: beside the run folder, whose disk may be full."""
     return run.with_name(f"{run.name}-lineage.jsonl")
 
 

@@ -14,7 +14,7 @@ import ray
 from streams.batch import Batch
 from streams.config import CropFamily, IngestConfig, SourceConfig
 from streams.counts import SourceCounts
-from streams.errors import LeaseLost, SourceError, StreamError
+from streams.errors import LeaseLost, LedgerError, SourceError, StreamError
 from streams.ingest import Ingest
 from streams.ledger import Ledger
 from streams.ledger_delta import Delta
@@ -60,6 +60,8 @@ class LedgerActor:
                 except SourceError as error:
                     self._source_errors[source.name] += 1
                     logger.warning("source_failed source=%s error=%r", source.name, str(error))
+                except LedgerError as error:  # the learners meet it too, and end the run
+                    logger.error("ledger_failed error=%r", str(error))
             self._polled.set()
             self._closed.wait(self._poll_s)
 

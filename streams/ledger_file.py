@@ -82,14 +82,26 @@ class LedgerFile:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock:
+        with self._lock, self._explained():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have ended it already
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the disk refuses into an error that says what to do."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise LedgerError(
+                f"cannot write the ledger {self.path} ({error}); make room or fix the permissions, "
+                "then start the same command again: nothing is lost"
+            ) from error
 
     def _meta(self, name: str, default: int = 0) -> int:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -111,7 +123,7 @@ class LedgerFile:
 
     def flush(self) -> None:
         """Make every transaction so far survive a power loss (called before a checkpoint)."""
-        with self._lock:
+        with self._lock, self._explained():
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @property

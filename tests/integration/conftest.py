@@ -25,6 +25,7 @@ from online_swav.learning.config import (
     RampConfig,
     ScheduleConfig,
 )
+from online_swav.testing import judge_lineage
 from streams.config import CropFamily, IngestConfig, SourceConfig
 from streams.counts import SourceCounts
 from streams.errors import LedgerError
@@ -67,16 +68,19 @@ class Run:
         self.config = folder.parent / "tiny.yaml"
         self.config.write_text(TINY)
 
-    def start(self, *options):
+    def start(self, *options, **environment):
+        """Train in the background; keyword arguments go into the environment."""
         command = [
             sys.executable, "-m", "online_swav", "train", "--run", str(self.folder),
             "--source", f"s={self.source}", "--config", str(self.config),
-            "--metrics.port", str(self.port), *options,
+            "--metrics.port", str(self.port),
+            "--observer", "online_swav.testing:LineageRecorder", *options,
         ]  # fmt: skip
         with (self.folder.parent / "output.txt").open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, **environment},
+            )  # fmt: skip
         return self
 
     def output(self):
@@ -114,6 +118,30 @@ class Run:
     def tree(self):
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
+
+    def processes(self, name):
+        """Those of the tree whose command line holds `name`, as Ray calls its workers."""
+        found = []
+        for process in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if name in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def finish(self, *options, seconds=150):
+        """Start again, train to the end of the stream, leave."""
+        self.start("--when-idle", "stop", *options)
+        assert self.process.wait(timeout=seconds) == 0, self.output()[-4000:]
+
+    def assert_exactly_once(self, images):
+        """Every image of `images` good ones is once in the surviving weights."""
+        assert self.verify() == []
+        report = judge_lineage(self.folder)
+        assert (report.trained, report.lost, report.double, report.stray) == (images, 0, 0, 0)
+        counts = self.books()
+        assert counts.samples_known == counts.trained + sum(counts.dropped.values())
+        assert (counts.trained, counts.uncommitted) == (images, 0)
+        return report
 
     def kill_tree(self):
         """SIGKILL to every process of the run at once."""

@@ -98,7 +98,7 @@ def test_a_learner_left_over_cannot_publish(config):
         def __init__(self, **_):
             pass
 
-        def at(self, point, *, step, origins):
+        def at(self, point, *, step, **_):
             if point == "after_flush" and step == 8:
                 checkpoints.fence(99, resumed=checkpoints.latest())
 
