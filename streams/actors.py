@@ -222,5 +222,9 @@ class IngestActor:
             ingest = self._ingest
             if ingest is not None and ingest.tokens:
                 asked = list(ingest.tokens)
-                alive = ray.get(self._ledger.renew.remote(self._worker, asked))
+                try:
+                    alive = _ask(self._ledger.renew.remote(self._worker, asked))
+                except (StreamError, ray.exceptions.RayError) as error:
+                    logger.warning("renewal_failed worker=%s error=%r", self._worker, str(error))
+                    continue
                 ingest.tokens.difference_update(set(asked) - set(alive))
