@@ -16,6 +16,7 @@ last. A checkpoint whose hashes fail is set aside as `damaged-...` and the one b
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -134,7 +135,7 @@ class Checkpoints:
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-            torch.save(dict(learner_state), staging / _LEARNER)
+            _save(dict(learner_state), staging / _LEARNER)
             (staging / _DELTA).write_text(delta.to_json())
             (staging / _CONFIG).write_text(config_yaml)
             manifest = Manifest(
@@ -335,6 +336,16 @@ class Checkpoints:
         _sync(staging)
         staging.replace(self.folder / "latest")
         _sync(self.folder)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """`torch.save`, whose writer says RuntimeError when the disk refuses."""
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        free = shutil.disk_usage(path.parent).free
+        why = str(error).splitlines()[0]
+        raise OSError(errno.EIO, f"{free} bytes are free there ({why})") from error
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -45,6 +45,10 @@ class DecodeError(SampleError):
     """The image bytes of a sample cannot become a picture."""
 
 
+class QuarantineError(StreamError):
+    """The quarantine folder cannot be written: without a copy and a line nothing is dropped."""
+
+
 class LedgerError(StreamError):
     """The book is damaged, or was asked for something impossible."""
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from streams.errors import QuarantineError
 from streams.shard import Shard
 
 
@@ -17,6 +22,8 @@ class Quarantine:
 
     Names from tars never become paths: a copy is named by the shard's id and the sample's index.
     A crash between the line and the ledger's entry may repeat a line, never lose one.
+
+    Both methods raise `QuarantineError` when the disk refuses; no half copy is left then.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,8 +38,13 @@ class Quarantine:
         if data is not None:
             safe = re.sub(r"[^a-z0-9]", "", suffix.lower())[:8] or "bin"
             copy = f"{shard.id}-{index:06d}.{safe}"
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / copy).write_bytes(data)
+            with self._explained(copy):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    (self.folder / copy).write_bytes(data)
+                except OSError:
+                    (self.folder / copy).unlink(missing_ok=True)
+                    raise
         self._append(
             "samples.jsonl",
             {"url": shard.url, "shard": shard.id, "source": shard.source, "index": index,
@@ -48,11 +60,27 @@ class Quarantine:
         )  # fmt: skip
 
     def _append(self, name: str, entry: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"at": round(time.time(), 3), **entry}, ensure_ascii=True) + "\n"
-        # One write with O_APPEND: lines of several actors do not mix.
-        descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        with self._explained(name):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / name
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # lest another actor's line be cut
+                size = os.fstat(descriptor).st_size
+                if os.write(descriptor, line.encode()) < len(line):
+                    os.ftruncate(descriptor, size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(descriptor)
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
         try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+            yield
+        except OSError as error:
+            raise QuarantineError(
+                f"cannot write {name} into the quarantine {self.folder}: "
+                f"{error.strerror or error}; make room or fix the permissions, then start the same "
+                "command again: nothing is lost"
+            ) from error
