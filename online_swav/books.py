@@ -5,6 +5,7 @@ SQLite lets one process write while others read, so all of this works on a live 
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from online_swav.checkpoint import Checkpoints
+from online_swav.checkpoint import Checkpoint
 from online_swav.errors import ConfigError
+from online_swav.lineage import Lineage, newest_checkpoint
 from streams.counts import SourceCounts
 from streams.errors import LedgerError
 from streams.ledger import Ledger
@@ -71,19 +73,48 @@ def rebuild(run: Path) -> str:
     path = run / "ledger.sqlite"
     if path.exists():
         raise ConfigError(f"{path} is there; move it away first if it is damaged")
-    checkpoints = Checkpoints(run, keep=1)
-    newest = checkpoints.latest()
+    newest = newest_checkpoint(run)
     if newest is None:
         raise ConfigError(f"{run} has no checkpoint to rebuild the book from")
-    deltas = checkpoints.lineage(newest)
+    lineage = Lineage(run)
+    base = lineage.newest_base()
     staging = path.with_name(".ledger-rebuild.sqlite")
-    staging.unlink(missing_ok=True)
-    ledger = Ledger(staging)
-    for delta in deltas:
-        ledger.apply(delta)
-    ledger.close()
+    used, number = "", 0
+    for start in ([base] if base else []) + [None]:
+        for leftover in staging.parent.glob(f"{staging.name}*"):
+            leftover.unlink()
+        try:
+            number = _rebuild_into(staging, lineage, newest, start)
+            used = f"the copy of step {start[0]} and " if start else ""
+            break
+        except LedgerError:
+            if start is None:
+                raise
     staging.replace(path)
-    return f"rebuilt {path} up to step {newest.manifest.step} from {len(deltas)} deltas"
+    return f"rebuilt {path} up to step {newest.manifest.step} from {used}{number} deltas"
+
+
+def _rebuild_into(
+    path: Path, lineage: Lineage, newest: Checkpoint, base: tuple[int, Path] | None
+) -> int:
+    """Make the book from a copy, rolled back into the lineage, and the deltas above it."""
+    deltas = []
+    common = -1
+    for delta in lineage.walk(newest):
+        if base is not None and delta.step <= base[0]:
+            common = delta.step
+            break
+        deltas.append(delta)
+    if base is not None and common >= 0:
+        shutil.copyfile(base[1], path)
+    ledger = Ledger(path)
+    try:
+        if common >= 0:
+            ledger.begin(common)
+        ledger.apply(reversed(deltas))
+    finally:
+        ledger.close()
+    return len(deltas)
 
 
 def print_totals(counts: dict[str, SourceCounts]) -> None:

@@ -92,6 +92,12 @@ class Checkpoint:
         return sum(int(entry["size_bytes"]) for entry in self.manifest.files.values())
 
 
+def delta_path(run: Path, step: int) -> Path:
+    """Where the delta of a published checkpoint is: in it, or apart once it was pruned."""
+    kept = run / "checkpoints" / f"step-{step:09d}" / _DELTA
+    return kept if kept.exists() else run / "ledger_deltas" / f"step-{step:09d}.json"
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -292,28 +298,6 @@ class Checkpoints:
                 f"{path} is not a whole checkpoint: {error}", path=path
             ) from error
         return Checkpoint(path, manifest)
-
-    def lineage(self, newest: Checkpoint) -> list[Delta]:
-        """Deltas from the first checkpoint of the lineage to `newest`, oldest first.
-
-        Raises:
-            CheckpointError: If one is missing.
-        """
-        deltas = [newest.delta()]
-        parent = newest.manifest.parent_step
-        while parent >= 0:
-            kept = self.folder / f"step-{parent:09d}"
-            if (kept / _MANIFEST).exists():
-                deltas.append(Checkpoint(kept, self.load(kept).manifest).delta())
-            else:
-                path = self.deltas / f"step-{parent:09d}.json"
-                if not path.exists():
-                    raise CheckpointError(
-                        f"the book's delta of step {parent} is missing ({path})", path=path
-                    )
-                deltas.append(Delta.from_json(path.read_text()))
-            parent = deltas[-1].parent_step
-        return deltas[::-1]
 
     def _committed_steps(self) -> list[int]:
         """Steps up to the one that `latest` names; all of them when the name is lost."""

@@ -65,6 +65,7 @@ class GenerationBooks:
         self.flush = ledger.flush
         self.fold = ledger.fold
         self.replay = ledger.replay
+        self.copy_to = ledger.copy_to
         self.pending = ledger.pending
 
     def claim(self, origins: Sequence[Origin], *, rank: int, step: int) -> list[bool]:

@@ -151,6 +151,10 @@ class RemoteBooks:
         """See `Ledger.fold`."""
         return int(_ask(self._ledger.fold.remote(step)))
 
+    def copy_to(self, path: Path) -> None:
+        """See `Ledger.copy_to`; it goes on while the learner trains."""
+        self._ledger.copy_to.remote(str(path))
+
     def replay(self) -> int:
         """See `Ledger.replay`."""
         return int(_ask(self._ledger.replay.remote()))

@@ -24,6 +24,7 @@ from online_swav.config import RunConfig, to_yaml
 from online_swav.errors import CheckpointError
 from online_swav.learning.learner import Learner, StepReport
 from online_swav.learning.ranks import Ranks
+from online_swav.lineage import Lineage
 from online_swav.observer import Observer
 from online_swav.parallel import vote
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus, RunState
@@ -68,6 +69,9 @@ class Books(Protocol):
 
     def fold(self, step: int) -> int:
         """See `Ledger.fold`."""
+
+    def copy_to(self, path: Path) -> object:
+        """See `Ledger.copy_to`."""
 
     def replay(self) -> int:
         """See `Ledger.replay`."""
@@ -132,6 +136,7 @@ class Trainer:
         self._generation = generation
         self._observer = observer
         self._checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
+        self._lineage = Lineage(Path(config.run))
         self._committed_step = resumed.manifest.step if resumed else -1
         self._committed_version = resumed.manifest.ledger_version if resumed else 0
         self._probes = [ProbeStatus(**p) for p in resumed.manifest.probes] if resumed else []  # type: ignore[arg-type]
@@ -345,7 +350,10 @@ class Trainer:
                 logger.error("checkpoint_failed error=%r", str(error))
                 return
             self._failed_checkpoints = 0
+            self._lineage.drop_old_bases()
             self._books.fold(self._checkpoints.prune())
+            if self._lineage.base_due():
+                self._books.copy_to(self._lineage.base_path(learner.step_count))
         manifest = checkpoint.manifest
         self._committed_step = manifest.step
         self._committed_version = manifest.ledger_version

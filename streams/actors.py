@@ -112,6 +112,13 @@ class LedgerActor:
         """See `Ledger.fold`."""
         return self._ledger.fold(step)
 
+    def copy_to(self, path: str) -> None:
+        """See `Ledger.copy_to`. Nobody waits: what fails is logged, and tried again later."""
+        try:
+            self._ledger.copy_to(Path(path))
+        except LedgerError as error:
+            logger.warning("ledger_copy_failed error=%r", str(error))
+
     def replay(self) -> int:
         """See `Ledger.replay`."""
         return self._ledger.replay()

@@ -16,12 +16,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from streams.counts import SourceCounts
 from streams.errors import LeaseLost, LedgerError
 from streams.ledger_delta import Delta
-from streams.ledger_file import SHARD_COLUMNS, LedgerFile
+from streams.ledger_file import LedgerFile
 from streams.ledger_reports import broken_invariants, count_sources
+from streams.ledger_schema import INDEXES_AND_TRIGGERS, SHARD_COLUMNS, TRIGGERS, sum_totals
 from streams.shard import DROP_REASONS, Lease, Origin, Shard, to_ranges
 
 
@@ -93,13 +95,10 @@ class Ledger(LedgerFile):
         with self._transaction():
             self._check_generation(generation)
             self._expire()
-            row = self._db.execute(
-                "SELECT attempts, number, pass, id, url, source, size_bytes, fingerprint, "
-                "discovered_at FROM shards WHERE state = 'unread' ORDER BY pass, number LIMIT 1"
-            ).fetchone()
+            row = self._oldest_unread()
             if row is None:
                 return None
-            attempts, number, pass_number, shard_id, *identity = row
+            pass_number, number, attempts, shard_id, *identity = row
             held, most_attempts = self._db.execute(
                 "SELECT count(*), coalesce(max(attempts), 0) FROM shards "
                 "WHERE worker = ? AND state = 'leased'", (worker,),
@@ -320,25 +319,32 @@ class Ledger(LedgerFile):
                     (since_version,))),
             )  # fmt: skip
 
-    def apply(self, delta: Delta) -> None:
-        """Rebuild: enter a checkpoint's delta. Apply them oldest first, on an empty book."""
-        marks = ", ".join("?" * (len(SHARD_COLUMNS) + 1))
+    def apply(self, deltas: Iterable[Delta]) -> None:
+        """Rebuild: enter the deltas of checkpoints, oldest first, into an empty or older book."""
         with self._transaction():
-            self._db.executemany(
-                f"INSERT OR REPLACE INTO shards ({', '.join(SHARD_COLUMNS)}, version) "
-                f"VALUES ({marks})",
-                [(*row, delta.version) for row in delta.shards],
-            )
-            self._db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
-                                 delta.claims)  # fmt: skip
-            self._db.executemany(
-                "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
-                [(*row, delta.version) for row in delta.rejects],
-            )
+            for trigger in TRIGGERS:
+                self._db.execute(f"DROP TRIGGER IF EXISTS {trigger}")
+            for delta in deltas:
+                self._apply(delta)
             self._db.execute(
                 "UPDATE shards SET state = 'unread' WHERE state IN ('leased', 'delivered')"
             )
-            self._set_meta("version", delta.version)
+            sum_totals(self._db)
+        self._db.executescript(INDEXES_AND_TRIGGERS)
+
+    def _apply(self, delta: Delta) -> None:
+        marks = ", ".join("?" * (len(SHARD_COLUMNS) + 1))
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO shards ({', '.join(SHARD_COLUMNS)}, version) VALUES ({marks})",
+            [(*row, delta.version) for row in delta.shards],
+        )
+        self._db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
+                             delta.claims)  # fmt: skip
+        self._db.executemany(
+            "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
+            [(*row, delta.version) for row in delta.rejects],
+        )
+        self._set_meta("version", delta.version)
 
     # -- reading the book ----------------------------------------------------------------------
 
@@ -346,7 +352,7 @@ class Ledger(LedgerFile):
         """Shards whose samples do not all have a known fate yet."""
         with self._lock:
             row = self._db.execute(
-                "SELECT count(*) FROM shards WHERE state IN ('unread', 'leased', 'delivered')"
+                "SELECT coalesce(sum(unread + leased + delivered), 0) FROM source_totals"
             ).fetchone()
         return int(row[0])
 
@@ -405,6 +411,18 @@ class Ledger(LedgerFile):
         ).fetchone()
         if row[1] == "unread" and row[0] >= self._max_attempts:
             self._quarantine(number, f"killed {row[0]} readers")
+
+    def _oldest_unread(self) -> tuple[Any, ...] | None:
+        """Source by source, since the index begins with it: no backlog is scanned."""
+        firsts = [
+            self._db.execute(
+                "SELECT pass, number, attempts, id, url, source, size_bytes, fingerprint, "
+                "discovered_at FROM shards WHERE source = ? AND state = 'unread' "
+                "ORDER BY pass, number LIMIT 1", (source,),
+            ).fetchone()
+            for (source,) in self._db.execute("SELECT source FROM source_totals").fetchall()
+        ]  # fmt: skip
+        return min((row for row in firsts if row is not None), default=None)
 
     def _expire(self) -> None:
         rows = self._db.execute(

@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from streams.errors import LedgerError
-
-FORMAT = 1
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS shards (
-  number INTEGER PRIMARY KEY,      -- order of discovery
-  id TEXT NOT NULL UNIQUE, url TEXT NOT NULL, source TEXT NOT NULL,
-  size_bytes INTEGER NOT NULL, fingerprint TEXT NOT NULL, discovered_at REAL NOT NULL,
-  state TEXT NOT NULL DEFAULT 'unread',
-  pass INTEGER NOT NULL DEFAULT 0, -- 0 is first-time training, then replays
-  num_samples INTEGER,             -- known once a reader reached the end
-  claimed INTEGER NOT NULL DEFAULT 0,  -- in the current pass
-  trained INTEGER NOT NULL DEFAULT 0,  -- in pass 0
-  replayed INTEGER NOT NULL DEFAULT 0, -- in later passes
-  rejected INTEGER NOT NULL DEFAULT 0, -- rows in rejects
-  attempts INTEGER NOT NULL DEFAULT 0, -- leases begun and not ended in order
-  worker TEXT, token INTEGER NOT NULL DEFAULT 0, expires_at REAL,
-  fault TEXT,                      -- what is wrong with the tar, in words
-  retired INTEGER NOT NULL DEFAULT 0,  -- never replayed: its bytes are gone
-  version INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS shards_by_state ON shards (state, number);
-CREATE INDEX IF NOT EXISTS shards_by_version ON shards (version);
-CREATE TABLE IF NOT EXISTS claims (
-  shard INTEGER NOT NULL, pass INTEGER NOT NULL, idx INTEGER NOT NULL,
-  step INTEGER NOT NULL, rank INTEGER NOT NULL,
-  PRIMARY KEY (shard, pass, idx)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS claims_by_step ON claims (step);
-CREATE TABLE IF NOT EXISTS rejects (
-  shard INTEGER NOT NULL, idx INTEGER NOT NULL, pass INTEGER NOT NULL,
-  reason TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (shard, idx)
-) WITHOUT ROWID;
-"""
-SHARD_COLUMNS = (
-    "number", "id", "url", "source", "size_bytes", "fingerprint", "discovered_at", "state", "pass",
-    "num_samples", "claimed", "trained", "replayed", "rejected", "attempts", "fault", "retired",
-)  # fmt: skip
+from streams.ledger_schema import FORMAT, INDEXES_AND_TRIGGERS, SCHEMA
 
 
 class LedgerFile:
@@ -62,16 +26,19 @@ class LedgerFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._copying = threading.Lock()
         try:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             # A process that dies loses nothing with NORMAL; power loss may lose the newest
             # transactions, and `flush` makes them durable before a checkpoint is published.
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(SCHEMA)
-            found = self._meta("format", FORMAT)
-            with self._transaction():
-                self._set_meta("format", found)
+            known = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+            found = self._meta("format", FORMAT) if known else FORMAT
+            if found == FORMAT:
+                self._db.executescript(SCHEMA + INDEXES_AND_TRIGGERS)
+                with self._transaction():
+                    self._set_meta("format", FORMAT)
         except sqlite3.DatabaseError as error:
             raise LedgerError(
                 f"{path} is not a readable ledger ({error}); move it away and rebuild it from the "
@@ -125,6 +92,34 @@ class LedgerFile:
         """Make every transaction so far survive a power loss (called before a checkpoint)."""
         with self._lock, self._explained():
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def copy_to(self, path: Path) -> bool:
+        """Write a whole copy of the book to `path`, while others go on writing; False when busy.
+
+        Raises:
+            LedgerError: If the disk refuses; nothing is left then.
+        """
+        if not self._copying.acquire(blocking=False):
+            return False
+        staging = path.with_name(f".{path.name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staging.unlink(missing_ok=True)
+            with (
+                self._explained(),
+                closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as source,
+                closing(sqlite3.connect(staging)) as target,
+            ):
+                source.backup(target)
+            with staging.open("rb") as file:
+                os.fsync(file.fileno())
+            staging.replace(path)
+        except OSError as error:
+            raise LedgerError(f"cannot copy the ledger to {path}: {error.strerror}") from error
+        finally:
+            staging.unlink(missing_ok=True)
+            self._copying.release()
+        return True
 
     @property
     def size_bytes(self) -> int:

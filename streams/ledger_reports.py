@@ -10,50 +10,39 @@ from streams.shard import DROP_REASONS
 
 def count_sources(db: sqlite3.Connection, committed_step: int) -> dict[str, SourceCounts]:
     """Totals per source; claims above `committed_step` are uncommitted."""
-    sources = [row[0] for row in db.execute("SELECT DISTINCT source FROM shards ORDER BY source")]
-    return {source: _count(db, source, committed_step) for source in sources}
-
-
-def _count(db: sqlite3.Connection, source: str, committed_step: int) -> SourceCounts:
-    states = dict.fromkeys(SHARD_STATES, 0)
-    states.update(
-        db.execute("SELECT state, count(*) FROM shards WHERE source = ? GROUP BY state", (source,))
-    )
-    known, trained, replayed, last, newest = db.execute(
-        "SELECT coalesce(sum(num_samples), 0), sum(trained), sum(replayed), max(discovered_at), "
-        "max(CASE WHEN trained > 0 THEN discovered_at END) FROM shards WHERE source = ?",
-        (source,),
-    ).fetchone()
-    unread_bytes, oldest = db.execute(
-        "SELECT coalesce(sum(size_bytes), 0), min(discovered_at) FROM shards "
-        "WHERE source = ? AND state = 'unread' AND pass = 0",
-        (source,),
-    ).fetchone()
-    (uncommitted,) = db.execute(
-        "SELECT count(*) FROM claims c JOIN shards s ON s.number = c.shard "
-        "WHERE c.step > ? AND s.source = ?",
-        (committed_step, source),
-    ).fetchone()
-    dropped = dict.fromkeys(DROP_REASONS, 0)
-    dropped.update(
+    columns = ("known", "trained", "replayed", "unread_bytes", "last_discovered_at",
+               "newest_trained_at")  # fmt: skip
+    totals = db.execute(
+        f"SELECT source, {', '.join((*columns, *SHARD_STATES))} FROM source_totals ORDER BY source"
+    ).fetchall()
+    dropped: dict[str, dict[str, int]] = {}
+    for source, reason, number in db.execute("SELECT source, reason, dropped FROM drop_totals"):
+        dropped.setdefault(source, dict.fromkeys(DROP_REASONS, 0))[reason] = number
+    oldest = {
+        source: db.execute(
+            "SELECT discovered_at FROM shards WHERE source = ? AND state = 'unread' AND pass = 0 "
+            "ORDER BY number LIMIT 1", (source,),
+        ).fetchone()
+        for source, *_ in totals
+    }  # fmt: skip
+    uncommitted = dict(
         db.execute(
-            "SELECT r.reason, count(*) FROM rejects r JOIN shards s ON s.number = r.shard "
-            "WHERE s.source = ? AND r.pass = 0 GROUP BY r.reason",
-            (source,),
+            "SELECT s.source, count(*) FROM claims c JOIN shards s ON s.number = c.shard "
+            "WHERE c.step > ? GROUP BY s.source", (committed_step,),
         )
-    )
-    return SourceCounts(
-        shards=states,
-        samples_known=known,
-        trained=trained,
-        replayed=replayed,
-        uncommitted=uncommitted,
-        dropped=dropped,
-        unread_bytes=unread_bytes,
-        oldest_unread_at=oldest,
-        last_discovered_at=last,
-        newest_trained_at=newest,
-    )
+    )  # fmt: skip
+    return {
+        source: SourceCounts(
+            shards=dict(zip(SHARD_STATES, states, strict=True)),
+            samples_known=known, trained=trained, replayed=replayed,
+            uncommitted=uncommitted.get(source, 0),
+            dropped=dropped.get(source, dict.fromkeys(DROP_REASONS, 0)),
+            unread_bytes=unread_bytes,
+            oldest_unread_at=(oldest[source] or (None,))[0],
+            last_discovered_at=last, newest_trained_at=newest,
+        )
+        for source, known, trained, replayed, unread_bytes, last, newest, *states in totals
+    }  # fmt: skip
 
 
 _CHECKS = (
@@ -114,6 +103,18 @@ _CHECKS = (
 )
 
 
+_TOTALS = (
+    ("source_totals", "source, unread, leased, delivered, done, quarantined, known, trained, "
+     "replayed, unread_bytes", "SELECT source, sum(state = 'unread'), sum(state = 'leased'), "
+     "sum(state = 'delivered'), sum(state = 'done'), sum(state = 'quarantined'), "
+     "coalesce(sum(num_samples), 0), sum(trained), sum(replayed), "
+     "sum(CASE WHEN state = 'unread' AND pass = 0 THEN size_bytes ELSE 0 END) "
+     "FROM shards GROUP BY source"),
+    ("drop_totals", "source, reason, dropped", "SELECT s.source, r.reason, count(*) FROM rejects r "
+     "JOIN shards s ON s.number = r.shard WHERE r.pass = 0 GROUP BY s.source, r.reason"),
+)  # fmt: skip
+
+
 def broken_invariants(db: sqlite3.Connection) -> list[str]:
     """What is broken, in words with up to three places each; empty when the book is sound."""
     broken = [row[0] for row in db.execute("PRAGMA integrity_check") if row[0] != "ok"]
@@ -122,4 +123,10 @@ def broken_invariants(db: sqlite3.Connection) -> list[str]:
         if rows:
             shown = ", ".join(rows[:3]) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
             broken.append(f"{meaning}: {shown}")
+    for table, columns, query in _TOTALS:
+        kept = f"SELECT {columns} FROM {table}"
+        broken += [
+            f"{table} differs from the rows of source {row[0]}: they say {row[1:]}"
+            for row in db.execute(f"SELECT * FROM ({query} EXCEPT {kept})")
+        ]
     return broken

@@ -1,12 +1,14 @@
 """The same run in one process: bitwise resume, limits, damage, the book lost and rebuilt."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
-from online_swav.books import totals, verify
+from online_swav.books import rebuild, totals, verify
 from online_swav.checkpoint import Checkpoints
+from online_swav.config import CheckpointConfig
 from online_swav.inprocess import RecordingDesk, train_in_process
 
 
@@ -92,6 +94,23 @@ def test_a_lost_book_is_rebuilt_from_the_checkpoints(config, tmp_path):
     assert before.trained == 48
     assert (after.trained, after.samples_known) == (90, 90)
     assert verify(run) == []
+
+
+def test_a_lost_book_is_rebuilt_from_a_copy_and_the_deltas_above_it(config, monkeypatch):
+    run = Path(config.run)
+    monkeypatch.setattr("online_swav.lineage.LEAST_BASE_BYTES", 1)
+    config = dataclasses.replace(config, checkpoint=CheckpointConfig(every_steps=2, keep=1))
+    train_in_process(dataclasses.replace(config, stop_after_steps=7), RecordingDesk())
+    copies = list((run / "ledger_deltas").glob("base-*"))
+    assert copies
+    for path in run.glob("ledger.sqlite*"):
+        path.unlink()
+    assert "from the copy of step" in rebuild(run)
+    assert verify(run) == []
+    assert totals(run)["s"].trained == 56
+    train_in_process(config, RecordingDesk())
+    after = totals(run)["s"]
+    assert (after.trained, after.samples_known, verify(run)) == (90, 90, [])
 
 
 def test_the_probe_runs_at_the_start_and_at_the_end(config, tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from online_swav.checkpoint import Checkpoints
 from online_swav.errors import CheckpointError
+from online_swav.lineage import Lineage
 from streams.ledger_delta import Delta
 
 
@@ -42,11 +43,14 @@ def test_what_is_published_comes_back(checkpoints):
     assert newest.size_bytes > 0
 
 
-def test_old_ones_go_and_leave_their_deltas(checkpoints):
+def test_old_ones_go_and_leave_their_deltas(checkpoints, tmp_path):
     for step, parent in ((1, -1), (2, 1), (3, 2), (4, 3)):
         publish(checkpoints, step, parent)
     assert checkpoints.prune() == 3
-    assert [d.step for d in checkpoints.lineage(checkpoints.latest())] == [1, 2, 3, 4]
+    assert [d.step for d in Lineage(tmp_path).walk(checkpoints.latest())] == [4, 3, 2, 1]
+    (tmp_path / "ledger_deltas" / "step-000000002.json").unlink()
+    with pytest.raises(CheckpointError, match="delta of step 2 cannot be read"):
+        list(Lineage(tmp_path).walk(checkpoints.latest()))
 
 
 @pytest.mark.parametrize("damage", ["flip", "no manifest", "no learner", "format"])

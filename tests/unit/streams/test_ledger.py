@@ -235,7 +235,7 @@ def test_deltas_rebuild_the_book(ledger, tmp_path):
 
     rebuilt = Ledger(tmp_path / "rebuilt.sqlite")
     for delta in (first, second):
-        rebuilt.apply(Delta.from_json(delta.to_json()))
+        rebuilt.apply([Delta.from_json(delta.to_json())])
     ledger.begin(2)
     assert rebuilt.verify() == []
     assert rebuilt.counts() == ledger.counts()

@@ -25,7 +25,7 @@ def test_a_copy_and_a_line(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "q").write_text("a file")
-    with pytest.raises(QuarantineError, match="quarantine .*/q: .*; make room or fix"):
+    with pytest.raises(QuarantineError, match=r"quarantine .*/q: .*; make room or fix"):
         keep(Quarantine(tmp_path / "q"))
 
 

@@ -1,0 +1,83 @@
+"""The archive of the book: the delta of every checkpoint of the lineage, now and then a whole copy.
+
+    checkpoints/step-.../ledger_delta.json   of the checkpoints that are kept
+    ledger_deltas/step-000000500.json        of those that were pruned
+    ledger_deltas/base-step-000000500.sqlite the book at a checkpoint, so that a restore need not
+                                             replay a year of deltas
+
+Deltas name their parent: branches that were rolled back are not followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from online_swav.checkpoint import Checkpoint, Checkpoints, delta_path
+from online_swav.errors import CheckpointError
+from streams.ledger_delta import Delta
+
+LEAST_BASE_BYTES = 16 * 2**20
+
+
+class Lineage:
+    """The checkpoints that the newest one descends from.
+
+    Args:
+        run: The run folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._folder = run / "ledger_deltas"
+
+    def walk(self, newest: Checkpoint) -> Iterator[Delta]:
+        """Deltas from the newest checkpoint back to the first one.
+
+        Raises:
+            CheckpointError: When one is missing or damaged; what came before is unknown then.
+        """
+        delta = newest.delta()
+        yield delta
+        while delta.parent_step >= 0:
+            path = delta_path(self._run, delta.parent_step)
+            try:
+                delta = Delta.from_json(path.read_text())
+            except (OSError, ValueError, TypeError) as error:
+                raise CheckpointError(
+                    f"the book's delta of step {delta.parent_step} cannot be read ({error})",
+                    path=path,
+                ) from error
+            yield delta
+
+    def newest_base(self) -> tuple[int, Path] | None:
+        """Step and path of the newest copy of the book."""
+        bases = sorted(self._folder.glob("base-step-*.sqlite"))
+        if not bases:
+            return None
+        return int(bases[-1].stem.removeprefix("base-step-")), bases[-1]
+
+    def base_due(self) -> bool:
+        """Whether the deltas since the newest copy have outgrown it: copies stay rare."""
+        base = self.newest_base()
+        step, size = (base[0], base[1].stat().st_size) if base else (-1, 0)
+        since = sum(
+            path.stat().st_size
+            for path in self._folder.glob("step-*.json")
+            if int(path.stem.removeprefix("step-")) > step
+        )
+        return since >= max(size, LEAST_BASE_BYTES)
+
+    def base_path(self, step: int) -> Path:
+        """Where the copy of a checkpoint's book goes."""
+        return self._folder / f"base-step-{step:09d}.sqlite"
+
+    def drop_old_bases(self) -> None:
+        """Keep the newest copy alone."""
+        for path in sorted(self._folder.glob("base-step-*.sqlite"))[:-1]:
+            path.unlink()
+
+
+def newest_checkpoint(run: Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, if there is one."""
+    return Checkpoints(run, keep=1).latest()
