@@ -116,4 +116,5 @@ def open_ledger(config: RunConfig) -> Ledger:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() and (path.parent / "checkpoints" / "latest").exists():
         logger.warning("ledger_lost: %s", rebuild(path.parent))
-    return Ledger(path, lease_s=config.ingest.lease_s, max_attempts=config.ingest.max_attempts)
+    return Ledger(path, lease_s=config.ingest.lease_s, max_attempts=config.ingest.max_attempts,
+                  budget=config.budget)  # fmt: skip

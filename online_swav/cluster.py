@@ -60,7 +60,8 @@ class Cluster:
         # Calls wait for each other only inside the ledger, where a lock guards the book.
         self.ledger: Any = ledger_class.options(max_concurrency=16).remote(
             str(run / "ledger.sqlite"), sources=sources, discovery=config.discovery,
-            ingest=config.ingest, set_up=log.set_up,
+            ingest=config.ingest, budget=config.budget, decisions=str(run / "decisions"),
+            set_up=log.set_up,
         )  # fmt: skip
         status_class = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(StatusActor)
         self.status: Any = status_class.options(max_concurrency=16).remote(

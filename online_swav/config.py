@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from online_swav.errors import ConfigError
 from online_swav.learning.config import LearnerConfig
-from streams.config import CropFamily, IngestConfig, SourceConfig
+from streams.config import BudgetConfig, CropFamily, IngestConfig, SourceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +140,8 @@ class RunConfig:
     """Crop families, largest first."""
     discovery: SourceConfig = field(default_factory=SourceConfig)
     """Watching the sources."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """When a source that delivers rubbish is paused."""
     ingest: IngestConfig = field(default_factory=IngestConfig)
     """From shards to batches."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)

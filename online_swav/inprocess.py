@@ -18,6 +18,7 @@ from online_swav.observer import load_observer
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
 from online_swav.trainer import Trainer
 from streams.batch import Batch
+from streams.decisions import Decisions, apply_all
 from streams.ingest import Ingest
 from streams.ledger import Ledger
 from streams.ledger_delta import Delta
@@ -81,10 +82,12 @@ class PollingFeed:
     """Reads in the caller's thread; lists the sources when there is nothing left to read."""
 
     def __init__(
-        self, ingest: Ingest, ledger: Ledger, sources: Sequence[DirectorySource], poll_s: float
-    ) -> None:
+        self, ingest: Ingest, ledger: Ledger, sources: Sequence[DirectorySource],
+        decisions: Decisions, poll_s: float,
+    ) -> None:  # fmt: skip
         self._ingest = ingest
         self._ledger = ledger
+        self._decisions = decisions
         self._sources = sources
         self._poll_s = poll_s
         self._polled_at = float("-inf")
@@ -94,6 +97,7 @@ class PollingFeed:
     def next_batch(self, *, flush: bool) -> Batch | None:
         """See `trainer.Feed`."""
         if time.monotonic() - self._polled_at >= self._poll_s:
+            apply_all(self._decisions, self._ledger)
             for source in self._sources:
                 self._ledger.add(source.poll())
             self._polled_at = time.monotonic()
@@ -131,7 +135,13 @@ def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
             config,
             learner=learner,
             ranks=SINGLE_RANK,
-            feed=PollingFeed(ingest, ledger, sources, config.discovery.poll_s),
+            feed=PollingFeed(
+                ingest,
+                ledger,
+                sources,
+                Decisions(Path(config.run) / "decisions"),
+                config.discovery.poll_s,
+            ),
             books=GenerationBooks(ledger, generation),
             desk=desk,
             generation=generation,

@@ -12,8 +12,9 @@ from typing import Any
 import ray
 
 from streams.batch import Batch
-from streams.config import CropFamily, IngestConfig, SourceConfig
+from streams.config import BudgetConfig, CropFamily, IngestConfig, SourceConfig
 from streams.counts import SourceCounts
+from streams.decisions import Decisions, apply_all
 from streams.errors import LeaseLost, LedgerError, SourceError, StreamError
 from streams.ingest import Ingest
 from streams.ledger import Ledger
@@ -35,10 +36,15 @@ class LedgerActor:
         sources: dict[str, str],
         discovery: SourceConfig,
         ingest: IngestConfig,
+        budget: BudgetConfig,
+        decisions: str,
         set_up: Callable[[], None],
     ) -> None:
         set_up()
-        self._ledger = Ledger(Path(path), lease_s=ingest.lease_s, max_attempts=ingest.max_attempts)
+        self._ledger = Ledger(
+            Path(path), lease_s=ingest.lease_s, max_attempts=ingest.max_attempts, budget=budget
+        )
+        self._decisions = Decisions(Path(decisions))
         self._sources = [
             DirectorySource(name, pattern, settle_s=discovery.settle_s)
             for name, pattern in sources.items()
@@ -52,6 +58,7 @@ class LedgerActor:
 
     def _discover(self) -> None:
         while not self._closed.is_set():
+            apply_all(self._decisions, self._ledger)
             for source in self._sources:
                 try:
                     added = self._ledger.add(source.poll())

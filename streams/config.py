@@ -22,6 +22,30 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetConfig:
+    """How much of a source may be bad before it is paused; the other sources go on."""
+
+    max_bad_share: float = 0.2
+    """Largest share of unusable samples among the last `window` of a source; 1 never pauses."""
+    window: int = 2000
+    """Samples over which the share is taken. A shard that cannot be read counts as a mean one."""
+    min_samples: int = 200
+    """Samples before a first verdict, and in each trial of a paused source."""
+    retry_s: float = 600.0
+    """Seconds until a paused source is tried again, with shards of about `min_samples` samples."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share must lie in (0, 1], got {self.max_bad_share}")
+        if not 1 <= self.min_samples <= self.window:
+            raise ValueError(
+                f"min_samples must lie in 1..window, got {self.min_samples} and {self.window}"
+            )
+        if self.retry_s <= 0:
+            raise ValueError(f"retry_s must be positive, got {self.retry_s}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
     """Caps on everything that comes from outside."""
 

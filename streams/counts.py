@@ -37,3 +37,7 @@ class SourceCounts:
     """Discovery time of the newest shard, unix seconds."""
     newest_trained_at: float | None = None
     """Discovery time of the newest shard with a trained sample, unix seconds."""
+    bad_ratio: float = 0.0
+    """Share of unusable samples over the window of the failure budget."""
+    paused: str = ""
+    """Why the source is paused, in words; empty while it is not."""

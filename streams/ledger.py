@@ -14,10 +14,12 @@ oldest checkpoint kept; then the rows fold into counters of the shard (`fold`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from streams.budgets import Budgets, closed_sources
+from streams.config import BudgetConfig
 from streams.counts import SourceCounts
 from streams.errors import LeaseLost, LedgerError
 from streams.ledger_delta import Delta
@@ -34,7 +36,9 @@ class Ledger(LedgerFile):
         path: The SQLite file; created when missing.
         lease_s: Seconds after which a silent worker's shards go to another one.
         max_attempts: Readers that a shard may kill before it is quarantined.
+        budget: How much of a source may be bad before it is paused.
         clock: Monotonic seconds, for leases.
+        wall_clock: Unix seconds, for pauses.
 
     Raises:
         LedgerError: If the file is no book of this format, or is damaged.
@@ -46,12 +50,16 @@ class Ledger(LedgerFile):
         *,
         lease_s: float = 60.0,
         max_attempts: int = 3,
+        budget: BudgetConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(path)
         self._lease_s = lease_s
         self._max_attempts = max_attempts
         self._clock = clock
+        self._budget = budget or BudgetConfig()
+        self._budgets = Budgets(self._db, self._budget, wall_clock)
         # Deadlines are on a clock that restarts with the machine: leases of an earlier process end.
         with self._transaction():
             self._db.execute("UPDATE shards SET expires_at = ? WHERE worker IS NOT NULL",
@@ -84,7 +92,9 @@ class Ledger(LedgerFile):
     # -- readers -------------------------------------------------------------------------------
 
     def lease(self, worker: str, *, generation: int) -> Lease | None:
-        """The oldest unread shard, or None. The attempt is on disk before the reader starts.
+        """The oldest unread shard of a source within its budget, or None.
+
+        The attempt is on disk before the reader starts.
 
         A shard whose last reader died is leased alone: if it kills again, no innocent
         shard is blamed with it.
@@ -95,7 +105,7 @@ class Ledger(LedgerFile):
         with self._transaction():
             self._check_generation(generation)
             self._expire()
-            row = self._oldest_unread()
+            row = self._oldest_unread(closed=self._budgets.review())
             if row is None:
                 return None
             pass_number, number, attempts, shard_id, *identity = row
@@ -112,6 +122,8 @@ class Ledger(LedgerFile):
                 "expires_at = :expires_at, attempts = attempts + 1",
                 worker=worker, token=token, expires_at=expires_at,
             )  # fmt: skip
+            self._budgets.leased(identity[1])
+            self._reject_skipped(number, pass_number)
             known = self._db.execute(
                 "SELECT idx FROM claims WHERE shard = ? AND pass = ? "
                 "UNION SELECT idx FROM rejects WHERE shard = ?",
@@ -230,27 +242,31 @@ class Ledger(LedgerFile):
         accepted = []
         with self._transaction():
             self._check_generation(generation)
-            shards: dict[str, tuple[int, int, int]] = {}
+            shards: dict[str, tuple[int, int, int, bool]] = {}
             gained: dict[int, int] = {}
             taken: set[tuple[int, int]] = set()
             for origin in origins:
                 shard_id = origin.sample.shard_id
                 if shard_id not in shards:
                     row = self._db.execute(
-                        "SELECT number, token, pass FROM shards WHERE id = ?", (shard_id,)
+                        "SELECT number, token, pass, state = 'done' FROM shards WHERE id = ?",
+                        (shard_id,),
                     ).fetchone()
-                    shards[shard_id] = row or (-1, -1, -1)
-                number, token, pass_number = shards[shard_id]
+                    shards[shard_id] = row or (-1, -1, -1, True)
+                number, token, pass_number, complete = shards[shard_id]
                 place = (number, origin.sample.index)
                 if origin.token != token or origin.pass_number != pass_number or place in taken:
                     accepted.append(False)
                     continue
                 taken.add(place)
-                cursor = self._db.execute(
-                    "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
-                    (number, pass_number, origin.sample.index, step, rank),
-                )
-                if cursor.rowcount:
+                # Nothing is left to claim in a complete pass; its rows may be folded by now.
+                if (
+                    not complete
+                    and self._db.execute(
+                        "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
+                        (number, pass_number, origin.sample.index, step, rank),
+                    ).rowcount
+                ):
                     gained[number] = gained.get(number, 0) + 1
                     accepted.append(True)
                 else:  # ours already when this is a retry of the same call
@@ -317,6 +333,8 @@ class Ledger(LedgerFile):
                 rejects=tuple(self._db.execute(
                     "SELECT shard, idx, pass, reason FROM rejects WHERE version > ?",
                     (since_version,))),
+                skips=tuple(self._db.execute(
+                    "SELECT shard, idx FROM skips WHERE version > ?", (since_version,))),
             )  # fmt: skip
 
     def apply(self, deltas: Iterable[Delta]) -> None:
@@ -344,22 +362,89 @@ class Ledger(LedgerFile):
             "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
             [(*row, delta.version) for row in delta.rejects],
         )
+        self._db.executemany("INSERT OR REPLACE INTO skips VALUES (?, ?, ?)",
+                             [(*row, delta.version) for row in delta.skips])  # fmt: skip
         self._set_meta("version", delta.version)
+
+    # -- decisions of a person -----------------------------------------------------------------
+
+    def retry(self, shard_id: str) -> bool:
+        """Offer a shard again that was quarantined or ruled out; False if it is neither."""
+        with self._transaction():
+            row = self._db.execute(
+                "SELECT number, state = 'quarantined', claimed + rejected = num_samples "
+                "FROM shards WHERE id = ? AND retired = 1", (shard_id,),
+            ).fetchone()  # fmt: skip
+            if row is None:
+                return False
+            number, quarantined, complete = row
+            if quarantined:
+                offer = "state = 'unread', "
+            elif complete:  # it was ruled out after its pass: the next replay may have it
+                offer = ""
+            else:  # given up within a replay, whose single claims may be folded by now
+                offer = "state = 'unread', pass = pass + 1, claimed = 0, "
+            self._update(number, offer + "retired = 0, ruled_out = 0, attempts = 0, fault = NULL")
+            return True
+
+    def skip_shard(self, shard_id: str) -> bool:
+        """Never train on a shard from now on; False if the book does not know it.
+
+        What was trained stays trained. Images of it that are on their way are refused.
+        """
+        with self._transaction():
+            row = self._db.execute(
+                "SELECT number, state FROM shards WHERE id = ?", (shard_id,)
+            ).fetchone()
+            if row is None:
+                return False
+            number, state = row
+            if state in ("unread", "leased", "delivered"):
+                self._quarantine(number, "ruled out by a person")
+            self._update(number, "retired = 1, ruled_out = 1")
+            return True
+
+    def skip_samples(self, places: Iterable[tuple[int, int]]) -> int:
+        """Never train on single samples again; how many of them are newly ruled out.
+
+        Args:
+            places: Pairs of shard number and sample index.
+        """
+        added = 0
+        with self._transaction():
+            version = self._next("version")
+            for number, index in places:
+                added += self._db.execute(
+                    "INSERT OR IGNORE INTO skips VALUES (?, ?, ?)", (number, index, version)
+                ).rowcount
+            held = self._db.execute(
+                "SELECT number FROM shards WHERE worker IS NOT NULL AND number IN "
+                "(SELECT shard FROM skips WHERE version = ?)", (version,),
+            ).fetchall()  # fmt: skip
+            for (number,) in held:  # its reader begins again, and passes over them
+                self._take_back(number, blame=False)
+        return added
+
+    def release_source(self, source: str) -> bool:
+        """End the pause of a source, and forget its past failures; whether it was paused."""
+        with self._transaction():
+            return self._budgets.release(source)
 
     # -- reading the book ----------------------------------------------------------------------
 
     def pending(self) -> int:
-        """Shards whose samples do not all have a known fate yet."""
+        """Shards whose samples do not all have a known fate yet; not what waits in a pause."""
         with self._lock:
-            row = self._db.execute(
-                "SELECT coalesce(sum(unread + leased + delivered), 0) FROM source_totals"
-            ).fetchone()
-        return int(row[0])
+            closed = closed_sources(self._db)
+            rows = self._db.execute(
+                "SELECT source, unread, leased + delivered FROM source_totals"
+            ).fetchall()
+        return sum(begun + (0 if source in closed else unread) for source, unread, begun in rows)
 
     def counts(self, *, committed_step: int = -1) -> dict[str, SourceCounts]:
         """Totals per source; `committed_step` is the newest checkpoint's."""
         with self._lock:
-            return count_sources(self._db, committed_step)
+            return count_sources(self._db, committed_step, self._budget)
 
     def verify(self) -> list[str]:
         """Check the invariants; what is broken, in words, and nothing when all is well."""
@@ -412,7 +497,7 @@ class Ledger(LedgerFile):
         if row[1] == "unread" and row[0] >= self._max_attempts:
             self._quarantine(number, f"killed {row[0]} readers")
 
-    def _oldest_unread(self) -> tuple[Any, ...] | None:
+    def _oldest_unread(self, *, closed: Collection[str]) -> tuple[Any, ...] | None:
         """Source by source, since the index begins with it: no backlog is scanned."""
         firsts = [
             self._db.execute(
@@ -421,8 +506,20 @@ class Ledger(LedgerFile):
                 "ORDER BY pass, number LIMIT 1", (source,),
             ).fetchone()
             for (source,) in self._db.execute("SELECT source FROM source_totals").fetchall()
+            if source not in closed
         ]  # fmt: skip
         return min((row for row in firsts if row is not None), default=None)
+
+    def _reject_skipped(self, number: int, pass_number: int) -> None:
+        """Give the fate `skipped` to what a person has ruled out and this pass has not claimed."""
+        cursor = self._db.execute(
+            "INSERT OR IGNORE INTO rejects SELECT k.shard, k.idx, :pass, 'skipped', :version "
+            "FROM skips k WHERE k.shard = :number AND NOT EXISTS (SELECT 1 FROM claims c "
+            "WHERE c.shard = k.shard AND c.pass = :pass AND c.idx = k.idx)",
+            {"number": number, "pass": pass_number, "version": self._next("version")},
+        )
+        if cursor.rowcount:
+            self._update(number, "rejected = rejected + :count", count=cursor.rowcount)
 
     def _expire(self) -> None:
         rows = self._db.execute(
@@ -447,18 +544,42 @@ class Ledger(LedgerFile):
             deleted.setdefault(number, {})[pass_number] = count
         self._db.execute("DELETE FROM claims WHERE step > ?", (step,))
         for number, by_pass in deleted.items():
-            current, claimed, num_samples, rejected, state = self._db.execute(
-                "SELECT pass, claimed, num_samples, rejected, state FROM shards WHERE number = ?",
-                (number,),
-            ).fetchone()
+            current, claimed, num_samples, rejected, state, retired = self._db.execute(
+                "SELECT pass, claimed, num_samples, rejected, state, retired FROM shards "
+                "WHERE number = ?", (number,),
+            ).fetchone()  # fmt: skip
             # A later pass begins only after the one before is complete, hence all claims of the
             # passes after the earliest one touched are gone too.
             earliest = min(by_pass)
-            before = claimed if earliest == current else num_samples - rejected
-            state = "quarantined" if state == "quarantined" else "unread"
+            forgotten, moved = self._move_rejects(number, earliest)
+            before = claimed if earliest == current else num_samples - rejected + forgotten + moved
+            state = "unread"
+            if retired:
+                state = "quarantined" if earliest == 0 else "done"
             self._update(
                 number, "pass = :pass, claimed = :claimed, trained = trained - :trained, "
-                "replayed = replayed - :replayed, state = :state",
+                "replayed = replayed - :replayed, rejected = rejected - :forgotten, state = :state",
                 **{"pass": earliest}, claimed=before - by_pass[earliest], trained=by_pass.get(0, 0),
-                replayed=sum(count for p, count in by_pass.items() if p > 0), state=state,
+                replayed=sum(count for p, count in by_pass.items() if p > 0), forgotten=forgotten,
+                state=state,
             )  # fmt: skip
+
+    def _move_rejects(self, number: int, earliest: int) -> tuple[int, int]:
+        """Rejections of passes that are undone: how many were forgotten, and how many kept.
+
+        A sample that the pass `earliest` has still trained has its fate there. One whose claim is
+        undone has none but this rejection, which is of `earliest` then.
+        """
+        rows = self._db.execute(
+            "SELECT idx, reason, EXISTS (SELECT 1 FROM claims c WHERE c.shard = r.shard "
+            "AND c.pass = :earliest AND c.idx = r.idx) FROM rejects r "
+            "WHERE shard = :number AND pass > :earliest", {"number": number, "earliest": earliest},
+        ).fetchall()  # fmt: skip
+        for index, reason, still_trained in rows:
+            place = (number, index)
+            self._db.execute("DELETE FROM rejects WHERE shard = ? AND idx = ?", place)
+            if not still_trained:
+                self._db.execute("INSERT INTO rejects VALUES (?, ?, ?, ?, ?)",
+                                 (*place, earliest, reason, self._next("version")))  # fmt: skip
+        forgotten = sum(still_trained for _, _, still_trained in rows)
+        return forgotten, len(rows) - forgotten

@@ -23,6 +23,8 @@ class Delta:
     """Rows (shard number, pass, index, step, rank)."""
     rejects: tuple[tuple[int, int, int, str], ...]
     """Rows (shard number, index, pass, reason)."""
+    skips: tuple[tuple[int, int], ...]
+    """Rows (shard number, index): samples that a person has ruled out."""
 
     def to_json(self) -> str:
         """One JSON object."""
@@ -32,6 +34,6 @@ class Delta:
     def from_json(text: str) -> Delta:
         """Inverse of `to_json`."""
         raw = json.loads(text)
-        for name in ("shards", "claims", "rejects"):
+        for name in ("shards", "claims", "rejects", "skips"):
             raw[name] = tuple(map(tuple, raw[name]))
         return Delta(**raw)

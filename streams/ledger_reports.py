@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 
+from streams.budgets import budgets_of
+from streams.config import BudgetConfig
 from streams.counts import SHARD_STATES, SourceCounts
 from streams.shard import DROP_REASONS
 
 
-def count_sources(db: sqlite3.Connection, committed_step: int) -> dict[str, SourceCounts]:
+def count_sources(
+    db: sqlite3.Connection, committed_step: int, budget: BudgetConfig | None = None
+) -> dict[str, SourceCounts]:
     """Totals per source; claims above `committed_step` are uncommitted."""
+    budgets = budgets_of(db, budget or BudgetConfig())
     columns = ("known", "trained", "replayed", "unread_bytes", "last_discovered_at",
                "newest_trained_at")  # fmt: skip
     totals = db.execute(
@@ -40,6 +45,7 @@ def count_sources(db: sqlite3.Connection, committed_step: int) -> dict[str, Sour
             unread_bytes=unread_bytes,
             oldest_unread_at=(oldest[source] or (None,))[0],
             last_discovered_at=last, newest_trained_at=newest,
+            bad_ratio=budgets[source].share, paused=budgets[source].cause,
         )
         for source, known, trained, replayed, unread_bytes, last, newest, *states in totals
     }  # fmt: skip
@@ -104,9 +110,11 @@ _CHECKS = (
 
 
 _TOTALS = (
-    ("source_totals", "source, unread, leased, delivered, done, quarantined, known, trained, "
-     "replayed, unread_bytes", "SELECT source, sum(state = 'unread'), sum(state = 'leased'), "
+    ("source_totals", "source, unread, leased, delivered, done, quarantined, ruled_out, known, "
+     "trained, replayed, unread_bytes",
+     "SELECT source, sum(state = 'unread'), sum(state = 'leased'), "
      "sum(state = 'delivered'), sum(state = 'done'), sum(state = 'quarantined'), "
+     "sum(ruled_out AND state = 'quarantined'), "
      "coalesce(sum(num_samples), 0), sum(trained), sum(replayed), "
      "sum(CASE WHEN state = 'unread' AND pass = 0 THEN size_bytes ELSE 0 END) "
      "FROM shards GROUP BY source"),

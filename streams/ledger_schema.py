@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS shards (
   attempts INTEGER NOT NULL DEFAULT 0, -- leases begun and not ended in order
   worker TEXT, token INTEGER NOT NULL DEFAULT 0, expires_at REAL,
   fault TEXT,                      -- what is wrong with the tar, in words
-  retired INTEGER NOT NULL DEFAULT 0,  -- never replayed: its bytes are gone
+  retired INTEGER NOT NULL DEFAULT 0,  -- never replayed: unreadable, or ruled out
+  ruled_out INTEGER NOT NULL DEFAULT 0,  -- by a person's decision
   version INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS claims (
@@ -39,11 +40,22 @@ CREATE TABLE IF NOT EXISTS rejects (
   shard INTEGER NOT NULL, idx INTEGER NOT NULL, pass INTEGER NOT NULL,
   reason TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (shard, idx)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS skips (  -- never to be trained again, by a person's decision
+  shard INTEGER NOT NULL, idx INTEGER NOT NULL, version INTEGER NOT NULL,
+  PRIMARY KEY (shard, idx)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS budgets (  -- failure budgets: where the window of a source begins
+  source TEXT PRIMARY KEY, trained REAL NOT NULL, dropped REAL NOT NULL, unreadable REAL NOT NULL,
+  paused_at REAL,                  -- unix seconds of the pause, or of the last trial in it
+  trials INTEGER NOT NULL DEFAULT 0,   -- shards that may be leased during the pause
+  cause TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS source_totals (
   source TEXT PRIMARY KEY,
   unread INTEGER NOT NULL DEFAULT 0, leased INTEGER NOT NULL DEFAULT 0,
   delivered INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0,
   quarantined INTEGER NOT NULL DEFAULT 0,
+  ruled_out INTEGER NOT NULL DEFAULT 0,    -- of the quarantined ones
   known INTEGER NOT NULL DEFAULT 0,    -- sum of num_samples
   trained INTEGER NOT NULL DEFAULT 0, replayed INTEGER NOT NULL DEFAULT 0,
   unread_bytes INTEGER NOT NULL DEFAULT 0,  -- of shards never read before
@@ -57,6 +69,7 @@ CREATE TABLE IF NOT EXISTS drop_totals (
 SHARD_COLUMNS = (
     "number", "id", "url", "source", "size_bytes", "fingerprint", "discovered_at", "state", "pass",
     "num_samples", "claimed", "trained", "replayed", "rejected", "attempts", "fault", "retired",
+    "ruled_out",
 )  # fmt: skip
 _STATE_CHANGES = ", ".join(
     f"{state} = {state} + (new.state = '{state}') - (old.state = '{state}')"
@@ -70,6 +83,7 @@ CREATE INDEX IF NOT EXISTS shards_unread ON shards (source, pass, number)
 CREATE INDEX IF NOT EXISTS shards_held ON shards (worker) WHERE worker IS NOT NULL;
 CREATE INDEX IF NOT EXISTS shards_quarantined ON shards (number) WHERE state = 'quarantined';
 CREATE INDEX IF NOT EXISTS claims_by_step ON claims (step);
+CREATE INDEX IF NOT EXISTS skips_by_version ON skips (version);
 CREATE TRIGGER IF NOT EXISTS shard_added AFTER INSERT ON shards BEGIN
   INSERT OR IGNORE INTO source_totals (source) VALUES (new.source);
   UPDATE source_totals SET unread = unread + 1, unread_bytes = unread_bytes + new.size_bytes,
@@ -77,8 +91,10 @@ CREATE TRIGGER IF NOT EXISTS shard_added AFTER INSERT ON shards BEGIN
     WHERE source = new.source;
 END;
 CREATE TRIGGER IF NOT EXISTS shard_changed
-AFTER UPDATE OF state, num_samples, trained, replayed ON shards BEGIN
+AFTER UPDATE OF state, num_samples, trained, replayed, ruled_out ON shards BEGIN
   UPDATE source_totals SET {_STATE_CHANGES},
+    ruled_out = ruled_out + (new.ruled_out AND new.state = 'quarantined')
+      - (old.ruled_out AND old.state = 'quarantined'),
     known = known + coalesce(new.num_samples, 0) - coalesce(old.num_samples, 0),
     trained = trained + new.trained - old.trained,
     replayed = replayed + new.replayed - old.replayed,
@@ -103,7 +119,8 @@ def sum_totals(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM source_totals")
     db.execute(
         "INSERT INTO source_totals SELECT source, " + _STATE_SUMS + ", "
-        "coalesce(sum(num_samples), 0), sum(trained), sum(replayed), "
+        "sum(ruled_out AND state = 'quarantined'), coalesce(sum(num_samples), 0), "
+        "sum(trained), sum(replayed), "
         "sum(CASE WHEN state = 'unread' AND pass = 0 THEN size_bytes ELSE 0 END), "
         "max(discovered_at), max(CASE WHEN trained > 0 THEN discovered_at END) "
         "FROM shards GROUP BY source"

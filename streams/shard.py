@@ -16,6 +16,7 @@ DROP_REASONS = (
     "too_large",  # more bytes or pixels than the configured caps
     "unsupported",  # not an image format on the allow-list
     "no_image",  # the sample has no image member
+    "skipped",  # a person has ruled it out
     "ambiguous",  # two members of one sample claim the same suffix, or its members are not adjacent
 )
 """Closed set: these words are labels of metrics and columns of the books."""

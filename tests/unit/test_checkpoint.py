@@ -16,7 +16,8 @@ def publish(checkpoints, step, parent=-1):
         step=step, samples_seen=step * 4, parent_step=parent, created_at=1.0, verdict="ok",
         probes=({"step": step, "measured_at": 1.0, "knn_accuracy": 0.5},),
         learner_state={"weights": torch.full((3,), float(step))},
-        delta=Delta(step=step, parent_step=parent, version=step, shards=(), claims=(), rejects=()),
+        delta=Delta(step=step, parent_step=parent, version=step, shards=(), claims=(), rejects=(),
+                    skips=()),
         config_yaml="seed: 0\n", generation=1,
     )  # fmt: skip
 

@@ -204,6 +204,39 @@ def test_folding_frees_rows_and_forbids_older_rollbacks(ledger):
     assert ledger.counts()["s"].trained == 3
 
 
+def test_a_late_batch_of_a_folded_pass_is_refused(ledger):
+    ledger.add([shard()])
+    lease = ledger.lease("w", generation=0)
+    claim(ledger, lease, [0, 1], step=1)
+    ledger.finish(lease, num_samples=2, fault=None)
+    assert claim(ledger, lease, [0, 1], step=1) == [True, True], "the same call again"
+    ledger.fold(1)
+    assert claim(ledger, lease, [0, 1], step=2) == [False, False]
+
+
+def test_rolling_back_keeps_the_rejections_that_are_still_true(ledger):
+    """Three samples trained in pass 0; in the replay one is broken, then both steps are undone."""
+    ledger.add([shard()])
+    lease = ledger.lease("w", generation=0)
+    claim(ledger, lease, [0], step=1)
+    claim(ledger, lease, [1, 2], step=2)
+    ledger.finish(lease, num_samples=3, fault=None)
+    ledger.replay()
+    lease = ledger.lease("w", generation=0)
+    ledger.reject(lease, index=0, reason="corrupt")
+    ledger.reject(lease, index=1, reason="corrupt")
+    claim(ledger, lease, [2], step=3)
+    ledger.finish(lease, num_samples=3, fault=None)
+    generation = ledger.begin(1)
+    lease = ledger.lease("w", generation=generation)
+    assert lease.pass_number == 0
+    assert lease.skip == ((0, 2),), "0 is trained, 1 is known to be broken"
+    claim(ledger, lease, [2], step=2)
+    ledger.finish(lease, num_samples=3, fault=None)
+    counts = ledger.counts()["s"]
+    assert (counts.trained, counts.dropped["corrupt"], counts.shards["done"]) == (2, 1, 1)
+
+
 def test_a_quarantined_replay_leaves_what_was_trained(ledger):
     ledger.add([shard()])
     finish_one(ledger, 1)
