@@ -22,7 +22,12 @@ from streams.ledger import Ledger
 from streams.ledger_reports import broken_invariants, count_sources
 
 
-def _connect(run: Path) -> sqlite3.Connection:
+def read_only_book(run: Path) -> sqlite3.Connection:
+    """The run's book, for reading.
+
+    Raises:
+        ConfigError: If the run has none.
+    """
     path = run / "ledger.sqlite"
     if not path.exists():
         raise ConfigError(
@@ -44,7 +49,7 @@ def totals(run: Path) -> dict[str, SourceCounts]:
         ConfigError: If the run has no book.
         LedgerError: If it cannot be read.
     """
-    with closing(_connect(run)) as db:
+    with closing(read_only_book(run)) as db:
         try:
             return count_sources(db, _committed_step(run))
         except sqlite3.DatabaseError as error:
@@ -56,7 +61,7 @@ def totals(run: Path) -> dict[str, SourceCounts]:
 
 def verify(run: Path) -> list[str]:
     """What is broken in the book, in words; empty when all is well."""
-    with closing(_connect(run)) as db:
+    with closing(read_only_book(run)) as db:
         try:
             return broken_invariants(db)
         except sqlite3.DatabaseError as error:

@@ -253,6 +253,16 @@ class Checkpoints:
             )
         return None
 
+    def whole(self) -> list[Checkpoint]:
+        """Every committed checkpoint on disk that is whole, oldest first."""
+        found = []
+        for step in self._committed_steps():
+            try:
+                found.append(self.load(self.folder / f"step-{step:09d}"))
+            except CheckpointError as error:
+                logger.error("checkpoint_damaged error=%r", str(error))
+        return found
+
     def recover(self) -> None:
         """Before a start: set damaged checkpoints aside, drop those that never became the latest.
 

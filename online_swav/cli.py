@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from online_swav.commands.books import ledger
 from online_swav.commands.inspect import evaluate, status
+from online_swav.commands.quarantine import quarantine
 from online_swav.commands.shards import pack, synth
 from online_swav.commands.train import config, demo, train
 from online_swav.errors import ConfigError, OnlineSwavError
@@ -21,7 +22,8 @@ usage: online-swav COMMAND [options]      (online-swav COMMAND --help tells more
   demo             train on an embedded stream of synthetic images, in a few minutes
   train            train on shards that keep arriving; the same command again resumes
   status           what a run is doing
-  ledger           the books of a run: totals, verify, rebuild
+  ledger           the books of a run: totals, verify, which step trained which image, skip
+  quarantine       what could not be used: list, retry, discard
   evaluate knn     weighted k-NN of a run's newest encoder, of random weights and of raw pixels
   config           print the merged configuration as YAML
   pack             a folder of images -> WebDataset shards
@@ -34,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int]] = {
         "demo": demo, "train": train, "status": status, "ledger": ledger,
-        "evaluate": evaluate, "config": config, "pack": pack, "synth": synth,
+        "quarantine": quarantine, "evaluate": evaluate, "config": config, "pack": pack,
+        "synth": synth,
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")

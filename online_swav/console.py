@@ -18,6 +18,7 @@ from rich.text import Text
 
 from online_swav.status import RunStatus
 
+PAUSE_REMEDY = "Look with `online-swav quarantine list`; it is tried again every budget.retry_s."
 _SPARKS = "▁▂▃▄▅▆▇█"
 _VERDICT_STYLES = {"ok": "green", "degraded": "yellow", "collapsed": "bold red", "unknown": "dim"}
 
@@ -71,6 +72,10 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
         Text(f"! {f.name.replace('_', ' ')}: {f.value:.3g} (healthy: {f.healthy}). {f.remedy}")
         for f in (learner.health.findings if learner else ())
     ]
+    findings += [
+        Text(f"! source {name} is paused: {c.paused}. {PAUSE_REMEDY}")
+        for name, c in status.sources.items() if c.paused
+    ]  # fmt: skip
     return Panel(Group(table, *findings), title=_title(status), title_align="left")
 
 
@@ -141,7 +146,7 @@ def plain_line(status: RunStatus, now: float) -> str:
         unread, done = c.shards.get("unread", 0), c.shards.get("done", 0)
         parts.append(
             f"source={name} shards_unread={unread} shards_done={done} trained={c.trained} "
-            f"replayed={c.replayed} dropped={sum(c.dropped.values())}"
+            f"replayed={c.replayed} dropped={sum(c.dropped.values())}" + " paused" * bool(c.paused)
         )
     return " ".join(parts)
 
@@ -161,6 +166,9 @@ def summary_lines(status: RunStatus, run: str) -> list[str]:
             f"{sum(c.dropped.values())} dropped; "
             f"shards: {c.shards.get('done', 0)} done, {c.shards.get('quarantined', 0)} quarantined"
         )
+        if c.paused:
+            unread = c.shards.get("unread", 0)
+            lines.append(f"source {name} is paused, {unread} shards unread: {c.paused}")
     lines.append(f"run folder {run}; the same command goes on from here")
     return lines
 

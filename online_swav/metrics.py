@@ -86,6 +86,11 @@ def _dropped(status: RunStatus) -> Iterator[Sample]:
             yield (source, reason), float(counts.dropped.get(reason, 0))
 
 
+def _paused(status: RunStatus) -> Iterator[Sample]:
+    for source, counts in status.sources.items():
+        yield (source,), float(bool(counts.paused))
+
+
 def _source_errors(status: RunStatus) -> Iterator[Sample]:
     for source in status.sources.keys() | status.source_errors.keys():
         yield (source,), float(status.source_errors.get(source, 0))
@@ -203,6 +208,11 @@ METRICS: tuple[MetricSpec, ...] = (
                _source("uncommitted"), ("source",)),
     MetricSpec("images_dropped", "Images that cannot be used, by reason.", _dropped,
                ("source", "reason")),
+    MetricSpec("source_bad_ratio",
+               "Share of unusable samples over the window of the failure budget.",
+               _source("bad_ratio"), ("source",)),
+    MetricSpec("source_paused", "1 while a source is paused for exceeding its failure budget.",
+               _paused, ("source",)),
     MetricSpec("unread_bytes", "Size of the shards that wait for a reader.",
                _source("unread_bytes"), ("source",)),
     MetricSpec("oldest_unread_shard_timestamp_seconds",

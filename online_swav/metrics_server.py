@@ -47,6 +47,8 @@ def healthy(status: RunStatus) -> tuple[bool, list[str]]:
         reasons += [f"{f.name}: {f.remedy}" for f in learner.health.findings if f.collapse]
     if learner is not None and not status.learner_up and status.state in ("training", "idle"):
         reasons.append("the learner no longer reports")
+    reasons += [f"source {name} is paused: {counts.paused}"
+                for name, counts in status.sources.items() if counts.paused]  # fmt: skip
     return not reasons, reasons
 
 

@@ -114,15 +114,18 @@ def judge_lineage(run: Path) -> LineageReport:
     seen = Counter(identity for ids in steps.values() for identity in ids)
     everything = sum(len(json.loads(line)["ids"]) for line in log.read_text().splitlines())
     with closing(sqlite3.connect(f"file:{run / 'ledger.sqlite'}?mode=ro", uri=True)) as db:
-        rejected = set(db.execute(
-            "SELECT s.id, r.idx FROM rejects r JOIN shards s ON s.number = r.shard"))  # fmt: skip
+        rejected = {
+            (shard, index): pass_number
+            for shard, index, pass_number in db.execute(
+                "SELECT s.id, r.idx, r.pass FROM rejects r JOIN shards s ON s.number = r.shard")
+        }  # fmt: skip
         expected = Counter(
             (shard, index, pass_number)
             for shard, passes, samples in db.execute(
                 "SELECT id, pass + 1, num_samples FROM shards WHERE state = 'done' AND retired = 0")
             for pass_number in range(passes)
             for index in range(samples)
-            if (shard, index) not in rejected
+            if rejected.get((shard, index), passes) > pass_number
         )  # fmt: skip
         done = {shard for shard, _, _ in expected}
         counted = dict(db.execute("SELECT id, trained + replayed FROM shards"))

@@ -81,7 +81,8 @@ CREATE INDEX IF NOT EXISTS shards_by_version ON shards (version);
 CREATE INDEX IF NOT EXISTS shards_unread ON shards (source, pass, number)
   WHERE state = 'unread';
 CREATE INDEX IF NOT EXISTS shards_held ON shards (worker) WHERE worker IS NOT NULL;
-CREATE INDEX IF NOT EXISTS shards_quarantined ON shards (number) WHERE state = 'quarantined';
+CREATE INDEX IF NOT EXISTS shards_with_fault ON shards (number)
+  WHERE fault IS NOT NULL OR ruled_out = 1;
 CREATE INDEX IF NOT EXISTS claims_by_step ON claims (step);
 CREATE INDEX IF NOT EXISTS skips_by_version ON skips (version);
 CREATE TRIGGER IF NOT EXISTS shard_added AFTER INSERT ON shards BEGIN

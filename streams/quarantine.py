@@ -20,10 +20,12 @@ from streams.shard import Shard
 class Quarantine:
     """A folder with copies of rejected samples and `samples.jsonl`, `shards.jsonl` beside them.
 
+    `decided.jsonl` has the samples that a person has dealt with (`quarantine_review.py`).
+
     Names from tars never become paths: a copy is named by the shard's id and the sample's index.
     A crash between the line and the ledger's entry may repeat a line, never lose one.
 
-    Both methods raise `QuarantineError` when the disk refuses; no half copy is left then.
+    All methods raise `QuarantineError` when the disk refuses; no half copy is left then.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,6 +60,10 @@ class Quarantine:
             {"url": shard.url, "shard": shard.id, "source": shard.source,
              "size_bytes": shard.size_bytes, "fault": fault},
         )  # fmt: skip
+
+    def note_decision(self, *, shard: str, index: int, decision: str) -> None:
+        """Write that a person has decided on a sample."""
+        self._append("decided.jsonl", {"shard": shard, "index": index, "decision": decision})
 
     def _append(self, name: str, entry: dict[str, Any]) -> None:
         line = json.dumps({"at": round(time.time(), 3), **entry}, ensure_ascii=True) + "\n"
