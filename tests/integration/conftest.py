@@ -173,10 +173,20 @@ def run(tmp_path):
 @pytest.fixture
 def config(tmp_path):
     """A run of 90 images in 12 steps, for one process."""
-    write_test_shards(tmp_path / "in", shards=3, samples_per_shard=30, labels=lambda i: i % 3)
+    return _small_config(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_config(tmp_path_factory):
+    """The same in a folder of the whole test module."""
+    return _small_config(tmp_path_factory.mktemp("module"))
+
+
+def _small_config(folder):
+    write_test_shards(folder / "in", shards=3, samples_per_shard=30, labels=lambda i: i % 3)
     return RunConfig(
-        run=str(tmp_path / "run"),
-        source=(f"s={tmp_path / 'in'}",),
+        run=str(folder / "run"),
+        source=(f"s={folder / 'in'}",),
         when_idle="stop",
         device="cpu",
         crops=(CropFamily(size=32, num=2, scale=(0.3, 1.0)),
