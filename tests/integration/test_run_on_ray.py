@@ -119,3 +119,41 @@ def test_a_half_written_shard_is_not_touched(run):
     run.wait_until(lambda: run.books().trained >= 32)
     assert run.stop() == 0
     assert sum(run.books().shards.values()) == 1
+
+
+def test_a_bad_source_is_paused_and_a_person_tries_it_again(run, capsys):
+    from online_swav.books import totals
+    from online_swav.cli import main
+
+    bad = run.source.parent / "bad"
+    write_test_shards(bad, shards=9, samples_per_shard=20, size=(4, 4))  # too small to be used
+    write_test_shards(run.source, shards=2, samples_per_shard=20, seed=1)
+    run.start("--source", f"bad={bad}", "--budget.min-samples", "20", "--budget.retry-s", "3600")
+    run.wait_until(lambda: run.books().trained >= 32 and totals(run.folder)["bad"].paused)
+    dropped = totals(run.folder)["bad"].dropped["too_small"]
+    assert dropped < 180, "the rest of the source is left alone"
+
+    def reasons():
+        try:
+            return get(run, "/healthz")[0]
+        except urllib.error.HTTPError as error:
+            with error:
+                return json.loads(error.read())["reasons"]
+
+    run.wait_until(lambda: reasons() != 200)
+    (reason,) = reasons()
+    assert reason.startswith("source bad is paused: ")
+    write_test_shards(run.source.parent / "late", shards=2, samples_per_shard=20, seed=2)
+    for path in (run.source.parent / "late").iterdir():
+        path.rename(run.source / f"late-{path.name}")
+    run.wait_until(lambda: run.books().trained >= 64)  # the other source goes on
+    assert totals(run.folder)["bad"].dropped["too_small"] == dropped
+
+    assert main(["quarantine", "retry", "--run", str(run.folder), "--source", "bad"]) == 0
+    printed = capsys.readouterr().out
+    assert "the run goes on: it applies this at its next listing" in printed
+    assert "source bad is released" in printed
+    run.wait_until(lambda: totals(run.folder)["bad"].dropped["too_small"] > dropped)
+    assert run.stop() == 0
+    assert "source bad is paused, " in run.output()
+    assert run.verify() == []

@@ -18,6 +18,7 @@ from online_swav.console import (
     summary_lines,
 )
 from online_swav.learning.findings import Health
+from streams.counts import SourceCounts
 
 
 def render(snapshot):
@@ -52,6 +53,17 @@ def test_a_silent_learner_is_not_shown_as_training():
     ended = status(learner_up=False, state="stopped")
     assert "DOWN" not in render(ended)
     assert "down" not in plain_line(ended, 1000.0)
+
+
+def test_a_paused_source_is_said_everywhere():
+    books = SourceCounts(shards={"unread": 7}, paused="8 of its last 20 samples could not be used")
+    snapshot = status(sources={"cam": books})
+    panel = " ".join(render(snapshot).replace("│", "").split())
+    assert "! source cam is paused: 8 of its last 20 samples could not be used. Look" in panel
+    assert plain_line(snapshot, 1000.0).endswith("dropped=0 paused")
+    assert "source cam is paused, 7 shards unread: 8 of its" in "\n".join(
+        summary_lines(snapshot, "/run")
+    )
 
 
 def test_a_failed_run_says_why():

@@ -16,7 +16,7 @@ from online_swav.errors import MetricsPortError
 from online_swav.learning.findings import FINDING_NAMES, VERDICTS, Health
 from online_swav.metrics import METRICS, PREFIX
 from online_swav.metrics_server import StatusCollector, healthy, serve_metrics
-from streams.counts import SHARD_STATES
+from streams.counts import SHARD_STATES, SourceCounts
 from streams.shard import DROP_REASONS
 
 
@@ -76,6 +76,17 @@ def test_nan_is_shown_as_nan():
 
 def test_a_run_folder_that_is_no_utf8_does_not_break_the_page():
     assert scrape(status(run="a\udcff"))["run_info", "abc", "a?"] == 1
+
+
+PAUSED = status(sources={"cam": SourceCounts(bad_ratio=0.4, paused="8 of its last 20 samples"),
+                         "ok": SourceCounts()})  # fmt: skip
+
+
+def test_a_paused_source_is_said_to_be_paused():
+    found = scrape(PAUSED)
+    assert (found["source_paused", "cam"], found["source_paused", "ok"]) == (1, 0)
+    assert found["source_bad_ratio", "cam"] == 0.4
+    assert healthy(PAUSED) == (False, ["source cam is paused: 8 of its last 20 samples"])
 
 
 COLLAPSED = learner(
