@@ -32,7 +32,8 @@ def ledger(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, help in _ACTIONS.items():
         command = commands.add_parser(action, help=help, description=help)
-        command.add_argument("--run", type=Path, required=True)
+        command.add_argument("--run", type=Path, required=True, metavar="DIR",
+                             help="the run folder")  # fmt: skip
         if action in ("totals", "verify", "which-steps", "which-samples", "checkpoints"):
             command.add_argument("--json", action="store_true")
         if action in ("which-steps", "skip"):

@@ -33,7 +33,8 @@ def quarantine(arguments: list[str]) -> int:
         ("discard", "take samples and shards off the list for good, with the copies"),
     ):  # fmt: skip
         command = commands.add_parser(action, help=help, description=help)
-        command.add_argument("--run", type=Path, required=True)
+        command.add_argument("--run", type=Path, required=True, metavar="DIR",
+                             help="the run folder")  # fmt: skip
         command.add_argument("--source", help="only of this source")
         command.add_argument("--shard", help="only of this shard: its path, file name or id")
         command.add_argument("--reason", help="only samples that were dropped for this reason")
