@@ -1,8 +1,9 @@
 """Lease, read, decode, crop, shuffle, batch: a plain generator that knows no Ray.
 
-Order: `open_shards` tars are read in turn, one sample each; `window` encoded samples are shuffled
-together by a generator seeded with (seed, worker, generation, window number). Nothing of this order
-has to be saved: the ledger, not a cursor, knows what was trained.
+Order: `open_shards` tars are read in turn, one sample each; `window` encoded samples, or fewer when
+they reach `window_bytes`, are shuffled together by a generator seeded with (seed, worker,
+generation, window number). Nothing of this order has to be saved: the ledger, not a cursor, knows
+what was trained.
 """
 
 from __future__ import annotations
@@ -115,11 +116,15 @@ class Ingest:
     def _next_sample(self) -> tuple[Lease, RawSample] | None:
         """Fill the window, shuffle it, drain it, and so on. A dry stream drains what there is."""
         if self._filling:
-            while len(self._window) < self._config.window:
+            held_bytes = 0
+            while (
+                len(self._window) < self._config.window and held_bytes < self._config.window_bytes
+            ):
                 sample = self._read()
                 if sample is None:
                     break
                 self._window.append(sample)
+                held_bytes += len(sample[1].image)
             if not self._window:
                 return None
             worker = int.from_bytes(hashlib.blake2b(self._worker.encode(), digest_size=4).digest())

@@ -156,11 +156,27 @@ class Ledger(LedgerFile):
     def finish(self, lease: Lease, *, num_samples: int, fault: str | None) -> None:
         """The reader reached the end of the tar and has delivered or rejected every sample.
 
+        A shard that now holds other samples than an earlier reader found is quarantined: it changed
+        while it was read.
+
         Raises:
             LeaseLost: If the lease is over.
         """
         with self._transaction():
             number = self._check_lease(lease)
+            before, *known = self._db.execute(
+                "SELECT num_samples, coalesce("
+                "(SELECT max(idx) FROM claims c WHERE c.shard = number AND c.pass = s.pass), -1), "
+                "coalesce((SELECT max(idx) FROM rejects WHERE shard = number), -1) "
+                "FROM shards s WHERE number = ?", (number,),
+            ).fetchone()  # fmt: skip
+            least = max(known) + 1 if before is None else before
+            if num_samples < least or before not in (None, num_samples):
+                self._quarantine(
+                    number, f"ends after {num_samples} samples, where an earlier reader saw {least}"
+                    + (f"; {fault}" if fault else ""),
+                )  # fmt: skip
+                return
             self._update(
                 number, "state = 'delivered', attempts = 0, num_samples = :num, fault = :fault",
                 num=num_samples, fault=fault,
