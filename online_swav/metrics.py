@@ -223,7 +223,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("newest_trained_shard_timestamp_seconds",
                "Discovery of the newest shard that was trained on.",
                _source("newest_trained_at"), ("source",)),
-    MetricSpec("source_errors", 
+    MetricSpec("source_errors",
                "Listings of a source that failed, and tars whose names are no UTF-8.",
                _source_errors, ("source",), counter=True),
     MetricSpec("checkpoints", "Checkpoints of this process, by result.", _checkpoints, ("result",),

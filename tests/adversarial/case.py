@@ -40,6 +40,8 @@ class Case:
     """How far the reader's clock is ahead of that of the files."""
     clock_jump_s: float = 0.0
     """How far it jumps after the first listing."""
+    crash_after: int = 0
+    """Images of the first shard that were trained before its reader died."""
     note: str = ""
     """What else a user should know; ends the line of the table."""
 

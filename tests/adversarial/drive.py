@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from streams.counts import SourceCounts
 from streams.ingest import Ingest
 from streams.ledger import Ledger
 from streams.quarantine import Quarantine
-from streams.shard import SampleId
+from streams.shard import Origin, SampleId
 from streams.sources import DirectorySource
 from streams.testing import FakeClock
 from tests.adversarial.case import LIMITS, Case
@@ -76,7 +75,6 @@ def drive(case: Case, folder: Path) -> Result:
     trained: Counter[SampleId] = Counter()
     refused = step = idle = 0
     changes = [change for change in (case.before_open, case.meddle) if change is not None]
-    gc.collect()
     before, resident = snapshot(folder), _reset_peak()
     while idle < 5:
         for source in sources:
@@ -86,6 +84,17 @@ def drive(case: Case, folder: Path) -> Result:
             if case.before_open is not None:
                 changes.pop(0)(source_folder)
                 before = snapshot(folder)
+        if step == idle == 0 and case.crash_after:
+            step += 1
+            lease = ledger.lease("dead", generation=ledger.generation)
+            assert lease is not None
+            samples = [SampleId(lease.shard.id, i) for i in range(case.crash_after)]
+            ledger.claim(
+                [Origin(sample, lease.pass_number, lease.token) for sample in samples],
+                generation=ledger.generation, rank=0, step=step,
+            )  # fmt: skip
+            trained.update(samples)
+            ledger.release("dead", crashed=True)
         batch = ingest.next_batch(flush=True)
         if batch is None:
             idle += 1

@@ -171,8 +171,8 @@ CASES = [
         write=_crowd, accepted=1, dropped={"too_large": 1},
     ),
     Case(
-        name="100,000 samples", what="a shard of very many very small images",
-        write=_many, accepted=100_000,
+        name="100,000 samples", what="very many very small images; their reader dies after 99,000",
+        write=_many, crash_after=99_000, accepted=100_000,
     ),
     Case(
         name="equal basenames", what="two sources hold an `a.tar` with the same key",
