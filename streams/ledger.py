@@ -13,6 +13,7 @@ oldest checkpoint kept; then the rows fold into counters of the shard (`fold`).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from streams.ledger_file import LedgerFile
 from streams.ledger_reports import broken_invariants, count_sources
 from streams.ledger_schema import INDEXES_AND_TRIGGERS, SHARD_COLUMNS, TRIGGERS, sum_totals
 from streams.shard import DROP_REASONS, Lease, Origin, Shard, to_ranges
+
+logger = logging.getLogger(__name__)
 
 
 class Ledger(LedgerFile):
@@ -546,6 +549,8 @@ class Ledger(LedgerFile):
             self._take_back(number, blame=state == "leased")
 
     def _quarantine(self, number: int, fault: str) -> None:
+        (url,) = self._db.execute("SELECT url FROM shards WHERE number = ?", (number,)).fetchone()
+        logger.warning("shard_quarantined shard=%s fault=%r", url, fault)
         self._update(
             number, "state = CASE WHEN pass = 0 THEN 'quarantined' ELSE 'done' END, retired = 1, "
             "worker = NULL, expires_at = NULL, token = :token, fault = :fault",

@@ -160,7 +160,9 @@ class ShardReader:
                 return
             except TarDamageError as damage:
                 self.fault = str(damage)
-        yield group.reject("truncated", f"this sample was open when the tar broke off: {self.fault}")
+        yield group.reject(
+            "truncated", f"this sample was open when the tar broke off: {self.fault}"
+        )
 
     def _not_a_tar(self, file: BinaryIO, fault: TarDamageError) -> ShardError:
         file.seek(0)
