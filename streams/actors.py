@@ -142,10 +142,11 @@ class LedgerActor:
         } | self._ledger.counts(committed_step=committed_step)
         return {
             "sources": counts,
-            "source_errors": dict(self._source_errors),
+            "source_errors": {s.name: self._source_errors[s.name] + s.left_out
+                              for s in self._sources},
             "ledger_bytes": self._ledger.size_bytes,
             "generation": self._ledger.generation,
-        }
+        }  # fmt: skip
 
     def close(self) -> None:
         """Stop watching and make the book durable."""

@@ -95,6 +95,8 @@ class IngestConfig:
     """Shards that one actor reads in turn, so that a batch mixes them."""
     window: int = 512
     """Images shuffled together, per actor; encoded bytes are held, not pictures."""
+    window_bytes: int = 512 * 2**20
+    """Encoded bytes from which on fewer images are shuffled together, per actor."""
     in_flight: int = 2
     """Batches requested ahead from each actor."""
     lease_s: float = 60.0
@@ -105,7 +107,8 @@ class IngestConfig:
     """Caps on members and pictures."""
 
     def __post_init__(self) -> None:
-        for name in ("actors", "batch_size", "open_shards", "window", "in_flight", "max_attempts"):
+        for name in ("actors", "batch_size", "open_shards", "window", "window_bytes", "in_flight",
+                     "max_attempts"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_actors is not None and self.max_actors < self.actors:

@@ -1,8 +1,9 @@
 """Lease, read, decode, crop, shuffle, batch: a plain generator that knows no Ray.
 
-Order: `open_shards` tars are read in turn, one sample each; `window` encoded samples are shuffled
-together by a generator seeded with (seed, worker, generation, window number). Nothing of this order
-has to be saved: the ledger, not a cursor, knows what was trained.
+Order: `open_shards` tars are read in turn, one sample each; `window` encoded samples, or fewer when
+they reach `window_bytes`, are shuffled together by a generator seeded with (seed, worker,
+generation, window number). Nothing of this order has to be saved: the ledger, not a cursor, knows
+what was trained.
 """
 
 from __future__ import annotations
@@ -45,11 +46,15 @@ class Books(Protocol):
         """See `Ledger.quarantine`."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _OpenShard:
     lease: Lease
     reader: ShardReader
     samples: Iterator[RawSample | RejectedSample]
+    waiting: int = 0
+    """Samples that are read but not yet decoded."""
+    ended: bool = False
+    """The tar is read to its end."""
 
 
 class Ingest:
@@ -84,7 +89,7 @@ class Ingest:
         self._generation = generation
         self._seed = seed
         self._open: deque[_OpenShard] = deque()
-        self._window: list[tuple[Lease, RawSample]] = []
+        self._window: list[tuple[_OpenShard, RawSample]] = []
         self._windows_shuffled = 0
         self._filling = True
         self._crops: tuple[torch.Tensor, ...] = ()
@@ -112,14 +117,18 @@ class Ingest:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _next_sample(self) -> tuple[Lease, RawSample] | None:
+    def _next_sample(self) -> tuple[_OpenShard, RawSample] | None:
         """Fill the window, shuffle it, drain it, and so on. A dry stream drains what there is."""
         if self._filling:
-            while len(self._window) < self._config.window:
+            held_bytes = 0
+            while (
+                len(self._window) < self._config.window and held_bytes < self._config.window_bytes
+            ):
                 sample = self._read()
                 if sample is None:
                     break
                 self._window.append(sample)
+                held_bytes += len(sample[1].image)
             if not self._window:
                 return None
             worker = int.from_bytes(hashlib.blake2b(self._worker.encode(), digest_size=4).digest())
@@ -132,7 +141,7 @@ class Ingest:
         self._filling = not self._window
         return sample
 
-    def _read(self) -> tuple[Lease, RawSample] | None:
+    def _read(self) -> tuple[_OpenShard, RawSample] | None:
         """The next sample of the open shards in turn, or None when nothing can be leased."""
         while True:
             while len(self._open) < self._config.open_shards:
@@ -148,7 +157,8 @@ class Ingest:
             try:
                 sample = next(shard.samples, None)
                 if sample is None:
-                    self._finish(shard)
+                    shard.ended = True
+                    self._finish_when_decoded(shard)
                 elif isinstance(sample, RejectedSample):
                     self._open.append(shard)
                     self._reject(
@@ -157,11 +167,15 @@ class Ingest:
                     )  # fmt: skip
                 else:
                     self._open.append(shard)
-                    return shard.lease, sample
+                    shard.waiting += 1
+                    return shard, sample
             except ShardError as error:
                 self._give_up(shard.lease, error)
 
-    def _finish(self, shard: _OpenShard) -> None:
+    def _finish_when_decoded(self, shard: _OpenShard) -> None:
+        """Not before: until its last picture is decoded, this shard may still kill its reader."""
+        if not shard.ended or shard.waiting:
+            return
         lease, reader = shard.lease, shard.reader
         try:
             self._books.finish(lease, num_samples=reader.num_samples, fault=reader.fault)
@@ -174,7 +188,6 @@ class Ingest:
 
     def _give_up(self, lease: Lease, error: ShardError) -> None:
         fault = f"{error.reason}: {error}"
-        logger.warning("shard_quarantined shard=%s fault=%r", lease.shard.url, fault)
         self._quarantine.keep_shard(lease.shard, fault=fault)
         try:
             self._books.quarantine(lease, fault=fault)
@@ -196,8 +209,13 @@ class Ingest:
 
     # -- batching ------------------------------------------------------------------------------
 
-    def _add(self, lease: Lease, sample: RawSample) -> None:
+    def _add(self, shard: _OpenShard, sample: RawSample) -> None:
         """Decode and crop one sample into the batch, or reject it."""
+        self._decode(shard.lease, sample)
+        shard.waiting -= 1
+        self._finish_when_decoded(shard)
+
+    def _decode(self, lease: Lease, sample: RawSample) -> None:
         try:
             image = decode_image(sample.image, self._config.limits)
         except SampleError as error:

@@ -13,6 +13,7 @@ oldest checkpoint kept; then the rows fold into counters of the shard (`fold`).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from streams.ledger_file import LedgerFile
 from streams.ledger_reports import broken_invariants, count_sources
 from streams.ledger_schema import INDEXES_AND_TRIGGERS, SHARD_COLUMNS, TRIGGERS, sum_totals
 from streams.shard import DROP_REASONS, Lease, Origin, Shard, to_ranges
+
+logger = logging.getLogger(__name__)
 
 
 class Ledger(LedgerFile):
@@ -156,11 +159,27 @@ class Ledger(LedgerFile):
     def finish(self, lease: Lease, *, num_samples: int, fault: str | None) -> None:
         """The reader reached the end of the tar and has delivered or rejected every sample.
 
+        A shard that now holds other samples than an earlier reader found is quarantined: it changed
+        while it was read.
+
         Raises:
             LeaseLost: If the lease is over.
         """
         with self._transaction():
             number = self._check_lease(lease)
+            before, *known = self._db.execute(
+                "SELECT num_samples, coalesce("
+                "(SELECT max(idx) FROM claims c WHERE c.shard = number AND c.pass = s.pass), -1), "
+                "coalesce((SELECT max(idx) FROM rejects WHERE shard = number), -1) "
+                "FROM shards s WHERE number = ?", (number,),
+            ).fetchone()  # fmt: skip
+            least = max(known) + 1 if before is None else before
+            if num_samples < least or before not in (None, num_samples):
+                self._quarantine(
+                    number, f"ends after {num_samples} samples, where an earlier reader saw {least}"
+                    + (f"; {fault}" if fault else ""),
+                )  # fmt: skip
+                return
             self._update(
                 number, "state = 'delivered', attempts = 0, num_samples = :num, fault = :fault",
                 num=num_samples, fault=fault,
@@ -530,6 +549,8 @@ class Ledger(LedgerFile):
             self._take_back(number, blame=state == "leased")
 
     def _quarantine(self, number: int, fault: str) -> None:
+        (url,) = self._db.execute("SELECT url FROM shards WHERE number = ?", (number,)).fetchone()
+        logger.warning("shard_quarantined shard=%s fault=%r", url, fault)
         self._update(
             number, "state = CASE WHEN pass = 0 THEN 'quarantined' ELSE 'done' END, retired = 1, "
             "worker = NULL, expires_at = NULL, token = :token, fault = :fault",

@@ -27,6 +27,9 @@ from streams.tar import BLOCK, Member, TarDamageError, walk
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "ppm", "gif"})
 _MAX_LABEL_BYTES = 64
 _MAX_KEY_CHARACTERS = 255
+_MAX_MEMBERS = 1000
+_MAX_NAMES_CHARACTERS = 2**20
+"""Of all names of one sample: its headers are held until it is whole."""
 _RESERVED = re.compile(r"__[^/]*__($|/)")
 _LOOKS_LIKE = (
     (b"\x1f\x8b", "gzip data; unpack it with gunzip"),
@@ -102,16 +105,32 @@ class ShardReader:
         self.num_samples, self.fault, self.skipped_members = 0, None, 0
         with open_shard(self._shard) as file:
             try:
-                yield from self._samples(file)
+                yield from self._unchanged_samples(file)
             except OSError as error:
                 raise ShardError(
                     f"reading {self._shard.url} failed: {error}",
                     url=self._shard.url, reason="unreadable",
                 ) from error  # fmt: skip
-            try:
-                check_unchanged(file.fileno(), self._shard)
-            except ShardError:
-                self.fault = self.fault or "changed while it was read"
+
+    def _unchanged_samples(self, file: BinaryIO) -> Iterator[RawSample | RejectedSample]:
+        """Ends at a change of the file: its walk went by headers that may be gone by now."""
+        for sample in self._samples(file):
+            if self._changed(file):
+                text = "the shard changed while it was read, and this sample was open"
+                yield RejectedSample(
+                    index=sample.index, key=sample.key, reason="truncated", detail=text, data=None
+                )
+                return
+            yield sample
+        self._changed(file)
+
+    def _changed(self, file: BinaryIO) -> bool:
+        try:
+            check_unchanged(file.fileno(), self._shard)
+        except ShardError:
+            self.fault = "changed while it was read"
+            return True
+        return False
 
     def _samples(self, file: BinaryIO) -> Iterator[RawSample | RejectedSample]:
         group: _Group | None = None
@@ -141,7 +160,9 @@ class ShardReader:
                 return
             except TarDamageError as damage:
                 self.fault = str(damage)
-        yield group.reject("truncated", f"the shard {self.fault}, while this sample was open")
+        yield group.reject(
+            "truncated", f"this sample was open when the tar broke off: {self.fault}"
+        )
 
     def _not_a_tar(self, file: BinaryIO, fault: TarDamageError) -> ShardError:
         file.seek(0)
@@ -167,22 +188,34 @@ class _Group:
     index: int
     key: str
     members: dict[str, Member] = field(default_factory=dict)
+    names_characters: int = 0
     repeated: str | None = None
+    crowded: bool = False
 
     def add(self, member: Member, suffix: str) -> None:
-        if suffix in self.members:
+        self.names_characters += len(member.name)
+        if len(self.members) >= _MAX_MEMBERS or self.names_characters > _MAX_NAMES_CHARACTERS:
+            self.crowded = True
+        elif suffix in self.members:
             self.repeated = suffix
         else:
             self.members[suffix] = member
 
     def close(self, file: BinaryIO, limits: LimitsConfig) -> RawSample | RejectedSample:
         """Choose the image member, check it against the caps, read it."""
+        if self.crowded:
+            return self.reject(
+                "too_large",
+                f"more than {_MAX_MEMBERS} members, or {_MAX_NAMES_CHARACTERS} characters in names",
+            )
         suffixes = [s for s in self.members if s.rpartition(".")[2] in IMAGE_SUFFIXES]
         # `x.jpg` beside `x.mask.png`: the field with the plain suffix is the picture.
         suffixes = [s for s in suffixes if "." not in s] or suffixes
         if not suffixes:
-            found = ", ".join(f".{_printable(s)}" for s in self.members)
-            return self.reject("no_image", f"no image among its members {found}")
+            found = ", ".join(f".{_printable(s)}" for s in [*self.members][:8])
+            more = len(self.members) - 8
+            text = f"no image among its members {found}" + (f" and {more} more" * (more > 0))
+            return self.reject("no_image", text)
         image = self.members[suffixes[0]]
         readable = not image.is_sparse and image.size <= limits.max_member_bytes
         if self.repeated is not None or len(suffixes) > 1:

@@ -49,7 +49,8 @@ class DirectorySource:
       says so.
 
     `**` and the search of a folder do not follow links to folders, so loops end; a link to a tar
-    is a tar. A file with several names is offered once, under the first of them.
+    is a tar. A file with several names is offered once, under the first of them. A tar whose path
+    is no UTF-8 is left out (`left_out` counts them), with one warning.
 
     Args:
         name: Name of the source, for books and metrics.
@@ -68,6 +69,12 @@ class DirectorySource:
         self._sightings: dict[str, _Sighting] = {}
         self._offered: dict[str, Shard] = {}
         self._unlistable: set[str] = set()
+        self._unnameable: set[str] = set()
+
+    @property
+    def left_out(self) -> int:
+        """Tars never offered because their path is no UTF-8: no book or log could name them."""
+        return len(self._unnameable)
 
     def poll(self) -> list[Shard]:
         """Every shard that is on offer now, oldest modification first.
@@ -78,6 +85,12 @@ class DirectorySource:
         """
         found: dict[tuple[int, int], tuple[str, os.stat_result]] = {}
         for path in self.candidates():
+            if not _is_text(path):
+                if path not in self._unnameable:
+                    self._unnameable.add(path)
+                    logger.warning("shard_left_out source=%s shard=%r: its path is no UTF-8; "
+                                   "rename it", self.name, path)  # fmt: skip
+                continue
             try:
                 status = Path(path).stat()
             except OSError:
@@ -148,6 +161,8 @@ class DirectorySource:
         if known is not None and known.fingerprint == version:
             return known
         sighting = self._sightings.get(path)
+        if sighting is not None:  # a clock that was set back must not make it wait
+            sighting.first_seen_at = min(sighting.first_seen_at, now)
         unchanged = sighting is not None and sighting.fingerprint == version
         if sighting is None or not unchanged:
             sighting = self._sightings[path] = _Sighting(version, now)
@@ -260,6 +275,14 @@ def _split_pattern(pattern: str) -> tuple[str, tuple[str, ...]]:
         return str(path.parent), (_GLOB.sub(r"[\g<0>]", path.name),)
     fixed = next((i for i, part in enumerate(parts) if _GLOB.search(part)), len(parts) - 1)
     return str(Path(path.anchor, *parts[:fixed])), parts[fixed:]
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_folder(entry: os.DirEntry[str], *, follow_links: bool) -> bool:

@@ -19,6 +19,9 @@ BLOCK = 512
 _ZERO = bytes(BLOCK)
 _MAX_EXTENSION_BYTES = 2**20
 """Cap on one pax or GNU extension header: it carries a name, so a megabyte is an attack."""
+_PAX_KEYS = (b"path", b"size", b"GNU.sparse.name")
+_SPARSE = "GNU.sparse."
+"""Stands for any other record whose key begins so."""
 _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _GNU_LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _FILE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -117,14 +120,15 @@ def _member(info: tarfile.TarInfo, records: dict[str, str], data_at: int, start:
             raise TarDamageError(f"the pax header at byte {start} has no valid size") from error
     if size < 0:
         raise TarDamageError(f"the header at byte {start} has a negative size")
-    sparse_pax = any(name.startswith("GNU.sparse.") for name in records)
     name = records.get("GNU.sparse.name", records.get("path", info.name))
     return Member(
         name=name,
         data_at=data_at,
         size=size,
         is_file=info.type in _FILE or info.type == tarfile.GNUTYPE_SPARSE,
-        is_sparse=sparse_pax or info.type == tarfile.GNUTYPE_SPARSE,
+        is_sparse=info.type == tarfile.GNUTYPE_SPARSE
+        or _SPARSE in records
+        or "GNU.sparse.name" in records,
     )
 
 
@@ -157,7 +161,10 @@ def _read_extension(file: BinaryIO, at: int, size: int, size_bytes: int) -> byte
 
 
 def _pax_records(payload: bytes, start: int) -> dict[str, str]:
-    """Parse records of the form `length key=value newline`."""
+    """Those records that matter here, of the form `length key=value newline`.
+
+    Only they are kept: a tar may hold any number of headers with any number of other keys.
+    """
     records = {}
     position = 0
     while position < len(payload):
@@ -166,7 +173,10 @@ def _pax_records(payload: bytes, start: int) -> dict[str, str]:
         key, equals, value = payload[position + len(digits) + 1 : end].partition(b"=")
         if end > len(payload) or not equals or not value.endswith(b"\n"):
             raise TarDamageError(f"the pax header at byte {start} is damaged")
-        records[key.decode("utf-8", "replace")] = value[:-1].decode("utf-8", "surrogateescape")
+        if key in _PAX_KEYS:
+            records[key.decode()] = value[:-1].decode("utf-8", "surrogateescape")
+        elif key.startswith(b"GNU.sparse."):
+            records[_SPARSE] = ""
         position = end
     return records
 

@@ -1,8 +1,6 @@
 """Pixels agree with Pillow; hostile and damaged pictures have a reason."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -13,20 +11,9 @@ from streams.config import LimitsConfig
 from streams.decode import decode_image
 from streams.errors import DecodeError
 from streams.testing import jpeg_bytes
+from tests.builders import encode, picture, png
 
 LIMITS = LimitsConfig(max_pixels=1_000_000, min_side=8)
-
-
-def picture(mode="RGB", size=(40, 30)):
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-    return coarse.resize(size, Image.Resampling.BICUBIC).convert(mode)
-
-
-def encode(image, format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def pixels(image):
@@ -155,20 +142,10 @@ def test_unsupported(data):
     assert reason_of(data) == "unsupported"
 
 
-def png_header(width, height):
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize(("width", "height"), [(1001, 1000), (12_000, 9_000), (20_000, 20_000)])
 def test_large_pictures_are_refused_from_the_header(width, height):
     # The last two would make Pillow warn and raise.
-    assert reason_of(png_header(width, height)) == "too_large"
+    assert reason_of(png(width, height)) == "too_large"
 
 
 def test_small_pictures_are_refused():

@@ -8,6 +8,7 @@ import torch
 
 from streams.batch import Batch
 from streams.config import CropFamily, IngestConfig, LimitsConfig
+from streams.decode import decode_image
 from streams.errors import LeaseLost
 from streams.ingest import Ingest
 from streams.ledger import Ledger
@@ -166,6 +167,41 @@ def test_a_zombie_reader_changes_nothing(ledger, tmp_path):
         granted = ledger.claim(batch.origins, generation=0, rank=0, step=99)
         assert not any(granted)
     assert ledger.counts()["test"].trained == 12
+
+
+class Died(BaseException):
+    """The end of a reader's process."""
+
+
+@pytest.mark.parametrize("window", [1, 6, 100])
+def test_a_picture_that_kills_readers_costs_its_shard_alone(ledger, tmp_path, monkeypatch, window):
+    """Also when the whole shard was read, and others with it, before the picture is decoded."""
+    (tmp_path / "in").mkdir()
+    killer = jpeg_bytes(1) + b"kills"
+    write_shard(tmp_path / "in" / "a.tar", [("0", {"jpg": jpeg_bytes(0)}), ("1", {"jpg": killer})])
+    paths = write_test_shards(tmp_path / "in", shards=4, samples_per_shard=3)
+    ledger.add([shard_of(path) for path in (tmp_path / "in" / "a.tar", *paths)])
+
+    def decode(data, limits):
+        if data == killer:
+            raise Died
+        return decode_image(data, limits)
+
+    monkeypatch.setattr("streams.ingest.decode_image", decode)
+    config = dataclasses.replace(CONFIG, window=window)
+    trained, deaths = [], 0
+    for _ in range(9):
+        try:
+            trained += drain(reader(ledger, tmp_path, config=config), ledger, step=1 + len(trained))
+            break
+        except Died:
+            deaths += 1
+            ledger.release("w", crashed=True)
+    assert deaths == 3
+    counts = ledger.counts()["test"]
+    assert (counts.shards["quarantined"], counts.shards["done"]) == (1, 4)
+    assert counts.trained - 12 in (0, 1)
+    assert ledger.pending() == 0
 
 
 def test_a_batch_refuses_what_does_not_fit():

@@ -127,6 +127,35 @@ def test_a_shard_that_kills_three_readers_is_quarantined(ledger):
     assert ledger.counts()["s"].shards["quarantined"] == 1
 
 
+@pytest.mark.parametrize("samples", [3, 5])
+def test_a_shard_that_ends_elsewhere_than_before_is_quarantined(ledger, samples):
+    """Its bytes changed under a reader; what was trained of it stays so."""
+    ledger.add([shard()])
+    lease = ledger.lease("w", generation=0)
+    claim(ledger, lease, range(4), step=1)
+    ledger.release("w", crashed=True)
+    if samples > 4:  # then the number is known, from a reader before a rollback
+        ledger.finish(ledger.lease("w", generation=0), num_samples=4, fault=None)
+        ledger.begin(0)
+    lease = ledger.lease("w", generation=ledger.generation)
+    ledger.finish(lease, num_samples=samples, fault="changed")
+    counts = ledger.counts()["s"]
+    assert (counts.shards["quarantined"], ledger.pending()) == (1, 0)
+    assert counts.trained == (4 if samples == 3 else 0)
+
+
+def test_a_replay_that_ends_elsewhere_leaves_what_was_trained(ledger):
+    ledger.add([shard()])
+    lease = ledger.lease("w", generation=0)
+    claim(ledger, lease, range(4), step=1)
+    ledger.finish(lease, num_samples=4, fault=None)
+    ledger.replay()
+    ledger.finish(ledger.lease("w", generation=0), num_samples=2, fault="changed")
+    counts = ledger.counts()["s"]
+    assert (counts.trained, counts.samples_known, counts.shards["done"]) == (4, 4, 1)
+    assert ledger.replay() == 0
+
+
 def test_an_orderly_release_blames_no_shard(ledger):
     ledger.add([shard()])
     for _ in range(5):

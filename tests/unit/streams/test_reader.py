@@ -12,22 +12,10 @@ from streams.config import LimitsConfig
 from streams.errors import ShardError
 from streams.reader import RawSample, RejectedSample, ShardReader
 from streams.testing import jpeg_bytes, shard_of, truncate, write_test_shards
+from tests.builders import gnu_sparse, header, patch_header, tar_of
 
 LIMITS = LimitsConfig(max_member_bytes=50_000)
 JPEG = jpeg_bytes(0)
-
-
-def tar_of(path, members, *, format=tarfile.USTAR_FORMAT):
-    """Write members: (name, data) or a TarInfo without data."""
-    with tarfile.open(path, "w", format=format) as tar:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size = len(member[1])
-            tar.addfile(info, io.BytesIO(member[1]))
-    return path
 
 
 def read(path, **options):
@@ -338,12 +326,8 @@ def test_labels(tmp_path, data, label):
 
 
 def test_links_devices_and_folders_are_passed_over(tmp_path):
-    odd = []
-    for name, kind in (("l.jpg", tarfile.SYMTYPE), ("h.jpg", tarfile.LNKTYPE),
-                       ("d.jpg", tarfile.DIRTYPE), ("c.jpg", tarfile.CHRTYPE)):  # fmt: skip
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname = kind, "/etc/passwd"
-        odd.append(info)
+    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE)
+    odd = [header(f"{kind.decode()}.jpg", kind) for kind in kinds]
     samples, reader = read(tar_of(tmp_path / "a.tar", [*odd, ("a.jpg", JPEG)]))
     assert brief(samples) == [(0, "a", "ok")]
     assert (reader.skipped_members, reader.fault) == (4, None)
@@ -359,18 +343,6 @@ def test_names_are_opaque(tmp_path, name, key, format):
     (sample,), _ = read(tar_of(tmp_path / "a.tar", [(name, JPEG)], format=format))
     assert sample.key == key
     sample.key.encode()
-
-
-def gnu_sparse(name, real_size):
-    """A GNU sparse member whose 512 stored bytes claim to be `real_size`."""
-    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
-    header[124:136] = b"%011o\0" % 512
-    header[156:157] = tarfile.GNUTYPE_SPARSE
-    header[386:410] = b"%011o\0" % (real_size - 512) + b"%011o\0" % 512
-    header[483:495] = b"%011o\0" % real_size
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header) + b"x" * 512
 
 
 def test_a_sparse_bomb_is_not_expanded(tmp_path):
@@ -393,14 +365,6 @@ def test_a_pax_sparse_member_is_refused(tmp_path):
     assert only_reject(read(path)[0]).reason == "unsupported"
 
 
-def patch_header(path, at, field, value):
-    data = bytearray(path.read_bytes())
-    data[at + field : at + field + len(value)] = value
-    data[at + 148 : at + 156] = b" " * 8
-    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize(
     ("kind", "size", "words"),
     [
@@ -421,12 +385,12 @@ def test_hostile_headers_end_the_shard_in_order(two, kind, size, words):
 
 def test_a_shard_of_many_samples(tmp_path):
     path = tmp_path / "a.tar"
-    header = tarfile.TarInfo("0.jpg")
-    header.size = 1
+    info = tarfile.TarInfo("0.jpg")
+    info.size = 1
     with path.open("wb") as file:
         for i in range(3000):
-            header.name = f"{i}.jpg"
-            file.write(header.tobuf(tarfile.USTAR_FORMAT) + b"x".ljust(512, b"\0"))
+            info.name = f"{i}.jpg"
+            file.write(info.tobuf(tarfile.USTAR_FORMAT) + b"x".ljust(512, b"\0"))
         file.write(bytes(1024))
     samples, reader = read(path)
     assert [s.index for s in samples] == list(range(3000))

@@ -131,11 +131,15 @@ def test_a_folder_named_like_a_tar_is_no_shard(make, tmp_path):
     assert make(tmp_path).poll() == []
 
 
-def test_names_that_are_no_utf8(make, clock, tmp_path, tar_bytes):
+def test_a_name_that_is_no_utf8_is_left_out_and_counted(make, clock, tmp_path, tar_bytes, caplog):
     put(tmp_path / "\udcff.tar", tar_bytes, at=clock.now - 300)
-    (shard,) = make(tmp_path).poll()
-    assert os.fsencode(shard.url).endswith(b"\xff.tar")
-    assert len(shard.id) == 16
+    put(tmp_path / "é.tar", tar_bytes, at=clock.now - 300)
+    source = make(tmp_path)
+    for _ in range(2):
+        assert names(source.poll(), tmp_path) == ["é.tar"]
+    assert source.left_out == 1
+    (line,) = caplog.messages
+    assert "\\udcff.tar" in line
 
 
 # -- when it is offered ----------------------------------------------------------------------------
