@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -19,14 +20,17 @@ from online_swav.lineage import Lineage, newest_checkpoint
 from streams.counts import SourceCounts
 from streams.errors import LedgerError
 from streams.ledger import Ledger
+from streams.ledger_file import check_format
 from streams.ledger_reports import broken_invariants, count_sources
 
 
-def read_only_book(run: Path) -> sqlite3.Connection:
+@contextmanager
+def read_only_book(run: Path) -> Iterator[sqlite3.Connection]:
     """The run's book, for reading.
 
     Raises:
         ConfigError: If the run has none.
+        LedgerError: If it cannot be read, or is of another format.
     """
     path = run / "ledger.sqlite"
     if not path.exists():
@@ -34,7 +38,15 @@ def read_only_book(run: Path) -> sqlite3.Connection:
             f"{path} is missing; `online-swav ledger rebuild --run {run}` makes it anew from the "
             "checkpoints"
         )
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        try:
+            check_format(db, path)
+            yield db
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(
+                f"{path} cannot be read ({error}): a run is just making it, or it is damaged; move "
+                "it away then, and `online-swav ledger rebuild` makes it anew"
+            ) from error
 
 
 def _committed_step(run: Path) -> int:
@@ -49,23 +61,21 @@ def totals(run: Path) -> dict[str, SourceCounts]:
         ConfigError: If the run has no book.
         LedgerError: If it cannot be read.
     """
-    with closing(read_only_book(run)) as db:
-        try:
-            return count_sources(db, _committed_step(run))
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(
-                f"{run / 'ledger.sqlite'} cannot be read ({error}): a run is just making it, or it "
-                "is damaged; move it away then, and `online-swav ledger rebuild` makes it anew"
-            ) from error
+    with read_only_book(run) as db:
+        return count_sources(db, _committed_step(run))
 
 
 def verify(run: Path) -> list[str]:
-    """What is broken in the book, in words; empty when all is well."""
-    with closing(read_only_book(run)) as db:
-        try:
+    """What is broken in the book, in words; empty when all is well.
+
+    Raises:
+        ConfigError: If the run has no book.
+    """
+    try:
+        with read_only_book(run) as db:
             return broken_invariants(db)
-        except sqlite3.DatabaseError as error:
-            return [f"the file is damaged: {error}"]
+    except LedgerError as error:
+        return [str(error)]
 
 
 def rebuild(run: Path) -> str:

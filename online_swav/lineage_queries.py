@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def find_shards(run: Path, text: str) -> list[KnownShard]:
     Raises:
         ConfigError: If the book knows none, or the last part alone means several places.
     """
-    with closing(read_only_book(run)) as db:
+    with read_only_book(run) as db:
         found = _shards(db, "id = ?", text) or _shards(
             db, "url = ?", text if "/" not in text else str(Path(text).absolute())
         )
@@ -95,14 +94,14 @@ def find_shards(run: Path, text: str) -> list[KnownShard]:
 
 def shards_with_fault(run: Path) -> list[KnownShard]:
     """Shards that are quarantined, damaged or ruled out."""
-    with closing(read_only_book(run)) as db:
+    with read_only_book(run) as db:
         return _shards(db, "fault IS NOT NULL OR ruled_out = 1")
 
 
 def shards_by_number(run: Path, numbers: set[int]) -> dict[int, KnownShard]:
     """Shards of the book, by number."""
     known = {}
-    with closing(read_only_book(run)) as db:
+    with read_only_book(run) as db:
         for number in numbers:
             known.update({shard.number: shard for shard in _shards(db, "number = ?", number)})
     return known
@@ -110,7 +109,7 @@ def shards_by_number(run: Path, numbers: set[int]) -> dict[int, KnownShard]:
 
 def skipped_totals(run: Path) -> tuple[int, int]:
     """How many shards, and single samples, a person has ruled out."""
-    with closing(read_only_book(run)) as db:
+    with read_only_book(run) as db:
         shards = db.execute(
             "SELECT count(*) FROM shards WHERE (fault IS NOT NULL OR ruled_out = 1) "
             "AND ruled_out = 1"
@@ -131,7 +130,7 @@ def trainings(run: Path, *, first: int = 0, last: int | None = None) -> Iterator
 
     newest = newest_checkpoint(run)
     newest_step = newest.manifest.step if newest is not None else -1
-    with closing(read_only_book(run)) as db:
+    with read_only_book(run) as db:
         for number, pass_number, index, step, rank in db.execute(
             "SELECT shard, pass, idx, step, rank FROM claims WHERE step > ?", (newest_step,)
         ):

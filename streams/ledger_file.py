@@ -34,18 +34,16 @@ class LedgerFile:
             # transactions, and `flush` makes them durable before a checkpoint is published.
             self._db.execute("PRAGMA synchronous=NORMAL")
             known = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
-            found = self._meta("format", FORMAT) if known else FORMAT
-            if found == FORMAT:
-                self._db.executescript(SCHEMA + INDEXES_AND_TRIGGERS)
-                with self._transaction():
-                    self._set_meta("format", FORMAT)
+            if known:
+                check_format(self._db, path)
+            self._db.executescript(SCHEMA + INDEXES_AND_TRIGGERS)
+            with self._transaction():
+                self._set_meta("format", FORMAT)
         except sqlite3.DatabaseError as error:
             raise LedgerError(
                 f"{path} is not a readable ledger ({error}); move it away and rebuild it from the "
                 "run's checkpoints with `online-swav ledger rebuild`"
             ) from error
-        if found != FORMAT:
-            raise LedgerError(f"{path} has format {found}, this version reads {FORMAT}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -126,3 +124,15 @@ class LedgerFile:
         """Bytes of the book on disk."""
         parts = (self.path, self.path.with_name(self.path.name + "-wal"))
         return sum(part.stat().st_size for part in parts if part.exists())
+
+
+def check_format(db: sqlite3.Connection, path: Path) -> None:
+    """Make sure that this version reads the book.
+
+    Raises:
+        LedgerError: If it does not.
+        sqlite3.DatabaseError: If the file is no book at all.
+    """
+    row = db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+    if row is not None and row[0] != FORMAT:  # none yet: a crash came while the book was made
+        raise LedgerError(f"{path} has format {row[0]}, this version reads {FORMAT}")

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from online_swav.books import read_only_book
 from online_swav.cli import main
 from online_swav.config import CheckpointConfig, to_yaml
 from online_swav.inprocess import RecordingDesk, train_in_process
@@ -111,7 +112,6 @@ def test_what_is_not_committed_is_marked(config, tmp_path, capsys):
     text = ask(capsys, "ledger", "which-steps", "--run", run, "--shard", lease.shard.id)
     assert "step 4, rank 0: trained, 1 images" in text
     assert text.count("since the newest checkpoint") == 1
-    read_only_book(run).close()
 
 
 def test_checkpoints_that_have_never_seen_a_shard(trained, shards, capsys):
@@ -210,6 +210,25 @@ def test_the_quarantine_is_listed_retried_and_discarded(config, tmp_path, capsys
 def test_mistakes_are_explained(trained, capsys, arguments, expected):
     run, _ = trained
     assert main([*arguments.split(), "--run", str(run)]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ledger", "ledger which-steps --shard x", "quarantine list"])
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [("UPDATE meta SET value = 1 WHERE name = 'format'", "has format 1, this version reads 2"),
+     ("DROP TABLE shards", "cannot be read (no such table"),
+     (None, "cannot be read (file is not a database)")],
+)  # fmt: skip
+def test_a_book_that_cannot_be_read_is_no_traceback(trained, capsys, command, damage, expected):
+    run, _ = trained
+    path = run / "ledger.sqlite"
+    if damage is None:
+        path.write_bytes(b"no book" * 1000)
+    else:
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(damage)
+    assert main([*command.split(), "--run", str(run)]) == 1
     assert expected in capsys.readouterr().err
 
 
