@@ -99,7 +99,9 @@ class PollingFeed:
         if time.monotonic() - self._polled_at >= self._poll_s:
             apply_all(self._decisions, self._ledger)
             for source in self._sources:
-                self._ledger.add(source.poll())
+                news = source.poll()
+                self._ledger.add(news)
+                source.take(news)
             self._polled_at = time.monotonic()
         batch = self._ingest.next_batch(flush=flush)
         self.dry = batch is None

@@ -17,7 +17,9 @@ from online_swav.checkpoint import Checkpoint, Checkpoints, delta_path
 from online_swav.errors import CheckpointError
 from streams.ledger_delta import Delta
 
-LEAST_BASE_BYTES = 16 * 2**20
+# Copies are rare while the book is small, and a restore has never more than this to replay.
+LEAST_DELTA_BYTES, MOST_DELTA_BYTES = 16 * 2**20, 64 * 2**20
+DELTA_SHARE = 8
 
 
 class Lineage:
@@ -58,7 +60,7 @@ class Lineage:
         return int(bases[-1].stem.removeprefix("base-step-")), bases[-1]
 
     def base_due(self) -> bool:
-        """Whether the deltas since the newest copy have outgrown it: copies stay rare."""
+        """Whether the deltas since the newest copy have grown to a share of it."""
         base = self.newest_base()
         step, size = (base[0], base[1].stat().st_size) if base else (-1, 0)
         since = sum(
@@ -66,7 +68,7 @@ class Lineage:
             for path in self._folder.glob("step-*.json")
             if int(path.stem.removeprefix("step-")) > step
         )
-        return since >= max(size, LEAST_BASE_BYTES)
+        return since >= min(max(size // DELTA_SHARE, LEAST_DELTA_BYTES), MOST_DELTA_BYTES)
 
     def base_path(self, step: int) -> Path:
         """Where the copy of a checkpoint's book goes."""

@@ -61,7 +61,9 @@ class LedgerActor:
             apply_all(self._decisions, self._ledger)
             for source in self._sources:
                 try:
-                    added = self._ledger.add(source.poll())
+                    news = source.poll()
+                    added = self._ledger.add(news)
+                    source.take(news)  # not before they are in the book: a failed call loses none
                     if added:
                         logger.info("shards_discovered source=%s shards=%d", source.name, added)
                 except SourceError as error:

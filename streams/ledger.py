@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ from streams.shard import DROP_REASONS, Lease, Origin, Shard, to_ranges
 
 logger = logging.getLogger(__name__)
 
+ADDED_TOGETHER = 500
+
 
 class Ledger(LedgerFile):
-    """One writer of one book. Thread-safe; every method is one transaction.
+    """One writer of one book. Thread-safe; a method is one transaction unless it says otherwise.
 
     Args:
         path: The SQLite file; created when missing.
@@ -77,19 +80,28 @@ class Ledger(LedgerFile):
     # -- discovery -----------------------------------------------------------------------------
 
     def add(self, shards: Iterable[Shard]) -> int:
-        """Enter shards that are not in the book yet; their number."""
+        """Enter shards that are not in the book yet; their number.
+
+        Many shards are several transactions, so that claims need not wait for all of them.
+        """
         added = 0
-        with self._transaction():
-            for shard in shards:
-                known = self._db.execute("SELECT 1 FROM shards WHERE id = ?", (shard.id,))
-                if known.fetchone() is None:
-                    self._db.execute(
-                        "INSERT INTO shards (id, url, source, size_bytes, fingerprint, "
-                        "discovered_at, version) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        (shard.id, shard.url, shard.source, shard.size_bytes, shard.fingerprint,
-                         shard.discovered_at, self._next("version")),
-                    )  # fmt: skip
-                    added += 1
+        rest = iter(shards)
+        while chunk := list(islice(rest, ADDED_TOGETHER)):
+            rows = [
+                (shard.id, shard.url, shard.source, shard.size_bytes, shard.fingerprint,
+                 shard.discovered_at)
+                for shard in chunk
+            ]  # fmt: skip
+            with self._transaction():
+                version = self._meta("version") + 1
+                new = self._db.executemany(
+                    "INSERT INTO shards (id, url, source, size_bytes, fingerprint, discovered_at, "
+                    f"version) VALUES (?, ?, ?, ?, ?, ?, {version}) ON CONFLICT (id) DO NOTHING",
+                    rows,
+                ).rowcount
+                if new:  # nothing is written when all are known
+                    self._set_meta("version", version)
+                added += new
         return added
 
     # -- readers -------------------------------------------------------------------------------
@@ -199,7 +211,7 @@ class Ledger(LedgerFile):
             number = self._check_lease(lease)
             cursor = self._db.execute(
                 "INSERT OR IGNORE INTO rejects VALUES (?, ?, ?, ?, ?)",
-                (number, index, lease.pass_number, reason, self._next("version")),
+                (number, index, lease.pass_number, reason, self._version()),
             )
             if cursor.rowcount:
                 self._update(number, "rejected = rejected + 1")
@@ -258,69 +270,80 @@ class Ledger(LedgerFile):
         Raises:
             LeaseLost: If `generation` is over.
         """
-        accepted = []
+        accepted = [False] * len(origins)
+        by_shard: dict[str, list[int]] = {}
+        for position, origin in enumerate(origins):
+            by_shard.setdefault(origin.sample.shard_id, []).append(position)
         with self._transaction():
             self._check_generation(generation)
-            shards: dict[str, tuple[int, int, int, bool]] = {}
-            gained: dict[int, int] = {}
-            taken: set[tuple[int, int]] = set()
-            for origin in origins:
-                shard_id = origin.sample.shard_id
-                if shard_id not in shards:
-                    row = self._db.execute(
-                        "SELECT number, token, pass, state = 'done' FROM shards WHERE id = ?",
-                        (shard_id,),
-                    ).fetchone()
-                    shards[shard_id] = row or (-1, -1, -1, True)
-                number, token, pass_number, complete = shards[shard_id]
-                place = (number, origin.sample.index)
-                if origin.token != token or origin.pass_number != pass_number or place in taken:
-                    accepted.append(False)
+            for shard_id, positions in by_shard.items():
+                row = self._db.execute(
+                    "SELECT number, token, pass, state = 'done' FROM shards WHERE id = ?",
+                    (shard_id,),
+                ).fetchone()
+                if row is None:
                     continue
-                taken.add(place)
+                number, token, pass_number, complete = row
+                firsts: dict[int, int] = {}  # of an image that is there twice, one is trained
+                for position in positions:
+                    origin = origins[position]
+                    if (origin.token, origin.pass_number) == (token, pass_number):
+                        firsts.setdefault(origin.sample.index, position)
+                gained = 0
                 # Nothing is left to claim in a complete pass; its rows may be folded by now.
-                if (
-                    not complete
-                    and self._db.execute(
+                if firsts and not complete:
+                    gained = self._db.executemany(
                         "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
-                        (number, pass_number, origin.sample.index, step, rank),
+                        [(number, pass_number, index, step, rank) for index in firsts],
                     ).rowcount
-                ):
-                    gained[number] = gained.get(number, 0) + 1
-                    accepted.append(True)
-                else:  # ours already when this is a retry of the same call
-                    held = self._db.execute(
-                        "SELECT step, rank FROM claims WHERE shard = ? AND pass = ? AND idx = ?",
-                        (number, pass_number, origin.sample.index),
-                    ).fetchone()
-                    accepted.append(held == (step, rank))
-            for number, count in gained.items():
-                self._update(
-                    number, "claimed = claimed + :count, "
-                    "trained = trained + CASE WHEN pass = 0 THEN :count ELSE 0 END, "
-                    "replayed = replayed + CASE WHEN pass > 0 THEN :count ELSE 0 END",
-                    count=count,
-                )  # fmt: skip
-                self._complete(number)
+                ours: Iterable[int] = firsts
+                if gained < len(firsts):  # some are another step's, or this is a retry of the call
+                    ours = firsts.keys() & {
+                        index for (index,) in self._db.execute(
+                            "SELECT idx FROM claims WHERE shard = ? AND pass = ? AND step = ? "
+                            "AND rank = ?", (number, pass_number, step, rank))
+                    }  # fmt: skip
+                for index in ours:
+                    accepted[firsts[index]] = True
+                if gained:
+                    self._update(
+                        number, "claimed = claimed + :count, "
+                        "trained = trained + CASE WHEN pass = 0 THEN :count ELSE 0 END, "
+                        "replayed = replayed + CASE WHEN pass > 0 THEN :count ELSE 0 END",
+                        count=gained,
+                    )  # fmt: skip
+                    self._complete(number)
         return accepted
 
     def fold(self, step: int) -> int:
         """Forget the single claims of complete passes up to `step`; the rows freed.
 
-        `step` is that of the oldest checkpoint kept: nothing older can be resumed from.
+        `step` is that of the oldest checkpoint kept: nothing older can be resumed from. Every shard
+        is a transaction of its own, so that claims need not wait for all of them; what a crash
+        leaves over is folded the next time.
         """
         with self._transaction():
-            candidates = self._db.execute(
-                "SELECT c.shard, c.pass FROM claims c JOIN shards s ON s.number = c.shard "
-                "WHERE s.state = 'done' OR s.pass > c.pass "
-                "GROUP BY c.shard, c.pass HAVING max(c.step) <= ?", (step,),
-            ).fetchall()  # fmt: skip
-            freed = 0
-            for number, pass_number in candidates:
-                freed += self._db.execute(
-                    "DELETE FROM claims WHERE shard = ? AND pass = ?", (number, pass_number)
-                ).rowcount
             self._set_meta("folded_step", max(step, self._meta("folded_step", -1)))
+            # One seek per pass of a shard, however many claims it has.
+            passes = self._db.execute(
+                "WITH RECURSIVE passes (shard, pass) AS ("
+                "SELECT * FROM (SELECT shard, pass FROM claims ORDER BY shard, pass LIMIT 1) "
+                "UNION ALL SELECT next.shard, next.pass FROM passes p JOIN claims next ON "
+                "(next.shard, next.pass, next.idx) = (SELECT shard, pass, idx FROM claims "
+                "WHERE (shard, pass) > (p.shard, p.pass) ORDER BY shard, pass, idx LIMIT 1)) "
+                "SELECT p.shard, p.pass FROM passes p JOIN shards s ON s.number = p.shard "
+                "WHERE s.state = 'done' OR s.pass > p.pass"
+            ).fetchall()
+        freed = 0
+        for number, pass_number in passes:
+            with self._transaction():
+                freed += self._db.execute(
+                    "DELETE FROM claims WHERE shard = :shard AND pass = :pass AND :step >= "
+                    "(SELECT max(step) FROM claims WHERE shard = :shard AND pass = :pass) "
+                    "AND EXISTS (SELECT 1 FROM shards WHERE number = :shard "
+                    "AND (state = 'done' OR pass > :pass))",
+                    {"shard": number, "pass": pass_number, "step": step},
+                ).rowcount
         return freed
 
     def replay(self) -> int:
@@ -431,7 +454,7 @@ class Ledger(LedgerFile):
         """
         added = 0
         with self._transaction():
-            version = self._next("version")
+            version = self._version()
             for number, index in places:
                 added += self._db.execute(
                     "INSERT OR IGNORE INTO skips VALUES (?, ?, ?)", (number, index, version)
@@ -475,7 +498,7 @@ class Ledger(LedgerFile):
     def _update(self, number: int, assignments: str, **values: object) -> None:
         self._db.execute(
             f"UPDATE shards SET {assignments}, version = :version WHERE number = :number",
-            {**values, "version": self._next("version"), "number": number},
+            {**values, "version": self._version(), "number": number},
         )
 
     def _check_generation(self, generation: int) -> None:
@@ -535,7 +558,7 @@ class Ledger(LedgerFile):
             "INSERT OR IGNORE INTO rejects SELECT k.shard, k.idx, :pass, 'skipped', :version "
             "FROM skips k WHERE k.shard = :number AND NOT EXISTS (SELECT 1 FROM claims c "
             "WHERE c.shard = k.shard AND c.pass = :pass AND c.idx = k.idx)",
-            {"number": number, "pass": pass_number, "version": self._next("version")},
+            {"number": number, "pass": pass_number, "version": self._version()},
         )
         if cursor.rowcount:
             self._update(number, "rejected = rejected + :count", count=cursor.rowcount)
@@ -601,6 +624,6 @@ class Ledger(LedgerFile):
             self._db.execute("DELETE FROM rejects WHERE shard = ? AND idx = ?", place)
             if not still_trained:
                 self._db.execute("INSERT INTO rejects VALUES (?, ?, ?, ?, ?)",
-                                 (*place, earliest, reason, self._next("version")))  # fmt: skip
+                                 (*place, earliest, reason, self._version()))  # fmt: skip
         forgotten = sum(still_trained for _, _, still_trained in rows)
         return forgotten, len(rows) - forgotten

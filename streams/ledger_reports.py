@@ -32,8 +32,9 @@ def count_sources(
     }  # fmt: skip
     uncommitted = dict(
         db.execute(
-            "SELECT s.source, count(*) FROM claims c JOIN shards s ON s.number = c.shard "
-            "WHERE c.step > ? GROUP BY s.source", (committed_step,),
+            "SELECT s.source, sum(c.claims) FROM (SELECT shard, count(*) AS claims FROM claims "
+            "WHERE step > ? GROUP BY shard) c JOIN shards s ON s.number = c.shard "
+            "GROUP BY s.source", (committed_step,),
         )
     )  # fmt: skip
     return {

@@ -83,8 +83,9 @@ CREATE INDEX IF NOT EXISTS shards_unread ON shards (source, pass, number)
 CREATE INDEX IF NOT EXISTS shards_held ON shards (worker) WHERE worker IS NOT NULL;
 CREATE INDEX IF NOT EXISTS shards_with_fault ON shards (number)
   WHERE fault IS NOT NULL OR ruled_out = 1;
-CREATE INDEX IF NOT EXISTS claims_by_step ON claims (step);
 CREATE INDEX IF NOT EXISTS skips_by_version ON skips (version);
+CREATE INDEX IF NOT EXISTS shards_expiring ON shards (expires_at) WHERE worker IS NOT NULL;
+CREATE INDEX IF NOT EXISTS claims_by_step ON claims (step, rank); -- holds all that a delta needs
 CREATE TRIGGER IF NOT EXISTS shard_added AFTER INSERT ON shards BEGIN
   INSERT OR IGNORE INTO source_totals (source) VALUES (new.source);
   UPDATE source_totals SET unread = unread + 1, unread_bytes = unread_bytes + new.size_bytes,

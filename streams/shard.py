@@ -22,6 +22,12 @@ DROP_REASONS = (
 """Closed set: these words are labels of metrics and columns of the books."""
 
 
+def shard_id(url: str, fingerprint: str) -> str:
+    """See `Shard.id`."""
+    text = f"{url}\0{fingerprint}".encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """One tar as it was seen at discovery.
@@ -42,8 +48,7 @@ class Shard:
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits naming these bytes under this name."""
-        text = f"{self.url}\0{self.fingerprint}".encode("utf-8", "surrogateescape")
-        return hashlib.blake2b(text, digest_size=8).hexdigest()
+        return shard_id(self.url, self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True, order=True)

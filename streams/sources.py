@@ -8,13 +8,13 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from streams.errors import SourceError
-from streams.shard import Shard
+from streams.shard import Shard, shard_id
 from streams.storage import fingerprint
 from streams.tar import BLOCK
 
@@ -68,6 +68,8 @@ class DirectorySource:
         self._clock = clock
         self._sightings: dict[str, _Sighting] = {}
         self._offered: dict[str, Shard] = {}
+        # Ids as numbers: all that is remembered of a file which stays after it was taken.
+        self._taken: set[int] = set()
         self._unlistable: set[str] = set()
         self._unnameable: set[str] = set()
 
@@ -77,14 +79,18 @@ class DirectorySource:
         return len(self._unnameable)
 
     def poll(self) -> list[Shard]:
-        """Every shard that is on offer now, oldest modification first.
+        """Every shard that is on offer now and was not `take`n, oldest modification first.
 
         Raises:
             SourceError: If the folder cannot be listed. A folder further down that cannot be
                 listed is left out, with one warning.
         """
-        found: dict[tuple[int, int], tuple[str, os.stat_result]] = {}
-        for path in self.candidates():
+        now = self._clock()
+        files: set[int] = set()
+        present: set[str] = set()
+        taken: set[int] = set()
+        offers: list[tuple[int, Shard]] = []
+        for path in self._list():
             if not _is_text(path):
                 if path not in self._unnameable:
                     self._unnameable.add(path)
@@ -95,18 +101,29 @@ class DirectorySource:
                 status = Path(path).stat()
             except OSError:
                 continue  # it vanished, or is a link to nothing
-            if stat.S_ISREG(status.st_mode):
-                found.setdefault((status.st_dev, status.st_ino), (path, status))
-        now = self._clock()
-        offers: list[tuple[int, Shard]] = []
-        for path, status in found.values():
-            shard = self._offer(path, status, now)
+            file = status.st_dev << 64 | status.st_ino
+            if not stat.S_ISREG(status.st_mode) or file in files:
+                continue
+            files.add(file)
+            version = fingerprint(status)
+            number = int(shard_id(path, version), 16)
+            if number in self._taken:
+                taken.add(number)
+                continue
+            present.add(path)
+            shard = self._offer(path, status, version, now)
             if shard is not None:
                 offers.append((status.st_mtime_ns, shard))
-        present = {path for path, _ in found.values()}
         self._sightings = {p: s for p, s in self._sightings.items() if p in present}
         self._offered = {p: s for p, s in self._offered.items() if p in present}
+        self._taken = taken
         return [shard for _, shard in sorted(offers, key=lambda offer: (offer[0], offer[1].url))]
+
+    def take(self, shards: Iterable[Shard]) -> None:
+        """These are in the book: offer them no more. A new source, after a restart, offers all."""
+        for shard in shards:
+            self._offered.pop(shard.url, None)
+            self._taken.add(int(shard.id, 16))
 
     def candidates(self) -> list[str]:
         """Paths of all tars in place, those included that are not yet on offer.
@@ -114,9 +131,12 @@ class DirectorySource:
         Raises:
             SourceError: If the folder cannot be listed.
         """
+        return list(self._list())
+
+    def _list(self) -> Iterator[str]:
         root, parts = _split_pattern(self.pattern)
         try:
-            return list(self._find(root, parts))
+            yield from self._find(root, parts)
         except OSError as error:
             raise SourceError(
                 f"source {self.name}: cannot list {root}: {error.strerror or error}",
@@ -155,8 +175,7 @@ class DirectorySource:
             elif fnmatchcase(entry.name, head) and _is_folder(entry, follow_links=True):
                 yield from self._find(entry.path, rest, at_root=False)
 
-    def _offer(self, path: str, status: os.stat_result, now: float) -> Shard | None:
-        version = fingerprint(status)
+    def _offer(self, path: str, status: os.stat_result, version: str, now: float) -> Shard | None:
         known = self._offered.get(path)
         if known is not None and known.fingerprint == version:
             return known

@@ -98,7 +98,7 @@ def test_a_lost_book_is_rebuilt_from_the_checkpoints(config, tmp_path):
 
 def test_a_lost_book_is_rebuilt_from_a_copy_and_the_deltas_above_it(config, monkeypatch):
     run = Path(config.run)
-    monkeypatch.setattr("online_swav.lineage.LEAST_BASE_BYTES", 1)
+    monkeypatch.setattr("online_swav.lineage.LEAST_DELTA_BYTES", 1)
     config = dataclasses.replace(config, checkpoint=CheckpointConfig(every_steps=2, keep=1))
     train_in_process(dataclasses.replace(config, stop_after_steps=7), RecordingDesk())
     copies = list((run / "ledger_deltas").glob("base-*"))

@@ -126,6 +126,31 @@ def test_links(make, clock, tmp_path, tar_bytes):
         assert names(shards, tmp_path / "in") == ["a.tar", "b-link.tar"]
 
 
+def test_a_shard_is_offered_until_it_is_taken_and_again_after_a_restart(
+    make, clock, tmp_path, tar_bytes
+):
+    put(tmp_path / "a.tar", tar_bytes, at=clock.now - 300)
+    put(tmp_path / "b.tar", tar_bytes, at=clock.now - 200)
+    source = make(tmp_path)
+    first, second = source.poll()
+    assert source.poll() == [first, second], "nobody has entered them yet"
+    source.take([first])
+    assert source.poll() == [second]
+    source.take([second])
+    assert source.poll() == []
+    assert names(make(tmp_path).poll(), tmp_path) == ["a.tar", "b.tar"]
+
+
+def test_new_bytes_under_the_name_of_a_taken_shard_are_offered(make, clock, tmp_path, tar_bytes):
+    source = make(tmp_path)
+    path = put(tmp_path / "a.tar", tar_bytes, at=clock.now - 300)
+    source.take(source.poll())
+    put(path, tar_bytes, at=clock.now - 200)
+    (shard,) = source.poll()
+    source.take([shard])
+    assert source.poll() == []
+
+
 def test_a_folder_named_like_a_tar_is_no_shard(make, tmp_path):
     (tmp_path / "a.tar").mkdir()
     assert make(tmp_path).poll() == []
