@@ -13,63 +13,26 @@ oldest checkpoint kept; then the rows fold into counters of the shard (`fold`).
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
-from streams.budgets import Budgets, closed_sources
-from streams.config import BudgetConfig
+from streams.budgets import closed_sources
 from streams.counts import SourceCounts
-from streams.errors import LeaseLost, LedgerError
+from streams.errors import LedgerError
+from streams.ledger_decisions import LedgerDecisions
 from streams.ledger_delta import Delta
-from streams.ledger_file import LedgerFile
 from streams.ledger_reports import broken_invariants, count_sources
 from streams.ledger_schema import INDEXES_AND_TRIGGERS, SHARD_COLUMNS, TRIGGERS, sum_totals
 from streams.shard import DROP_REASONS, Lease, Origin, Shard, to_ranges
 
-logger = logging.getLogger(__name__)
-
 ADDED_TOGETHER = 500
 
 
-class Ledger(LedgerFile):
+class Ledger(LedgerDecisions):
     """One writer of one book. Thread-safe; a method is one transaction unless it says otherwise.
 
-    Args:
-        path: The SQLite file; created when missing.
-        lease_s: Seconds after which a silent worker's shards go to another one.
-        max_attempts: Readers that a shard may kill before it is quarantined.
-        budget: How much of a source may be bad before it is paused.
-        clock: Monotonic seconds, for leases.
-        wall_clock: Unix seconds, for pauses.
-
-    Raises:
-        LedgerError: If the file is no book of this format, or is damaged.
+    Arguments as of `LedgerRows`.
     """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        lease_s: float = 60.0,
-        max_attempts: int = 3,
-        budget: BudgetConfig | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(path)
-        self._lease_s = lease_s
-        self._max_attempts = max_attempts
-        self._clock = clock
-        self._budget = budget or BudgetConfig()
-        self._budgets = Budgets(self._db, self._budget, wall_clock)
-        # Deadlines are on a clock that restarts with the machine: leases of an earlier process end.
-        with self._transaction():
-            self._db.execute("UPDATE shards SET expires_at = ? WHERE worker IS NOT NULL",
-                             (self._clock() + lease_s,))  # fmt: skip
 
     @property
     def generation(self) -> int:
@@ -408,70 +371,6 @@ class Ledger(LedgerFile):
                              [(*row, delta.version) for row in delta.skips])  # fmt: skip
         self._set_meta("version", delta.version)
 
-    # -- decisions of a person -----------------------------------------------------------------
-
-    def retry(self, shard_id: str) -> bool:
-        """Offer a shard again that was quarantined or ruled out; False if it is neither."""
-        with self._transaction():
-            row = self._db.execute(
-                "SELECT number, state = 'quarantined', claimed + rejected = num_samples "
-                "FROM shards WHERE id = ? AND retired = 1", (shard_id,),
-            ).fetchone()  # fmt: skip
-            if row is None:
-                return False
-            number, quarantined, complete = row
-            if quarantined:
-                offer = "state = 'unread', "
-            elif complete:  # it was ruled out after its pass: the next replay may have it
-                offer = ""
-            else:  # given up within a replay, whose single claims may be folded by now
-                offer = "state = 'unread', pass = pass + 1, claimed = 0, "
-            self._update(number, offer + "retired = 0, ruled_out = 0, attempts = 0, fault = NULL")
-            return True
-
-    def skip_shard(self, shard_id: str) -> bool:
-        """Never train on a shard from now on; False if the book does not know it.
-
-        What was trained stays trained. Images of it that are on their way are refused.
-        """
-        with self._transaction():
-            row = self._db.execute(
-                "SELECT number, state FROM shards WHERE id = ?", (shard_id,)
-            ).fetchone()
-            if row is None:
-                return False
-            number, state = row
-            if state in ("unread", "leased", "delivered"):
-                self._quarantine(number, "ruled out by a person")
-            self._update(number, "retired = 1, ruled_out = 1")
-            return True
-
-    def skip_samples(self, places: Iterable[tuple[int, int]]) -> int:
-        """Never train on single samples again; how many of them are newly ruled out.
-
-        Args:
-            places: Pairs of shard number and sample index.
-        """
-        added = 0
-        with self._transaction():
-            version = self._version()
-            for number, index in places:
-                added += self._db.execute(
-                    "INSERT OR IGNORE INTO skips VALUES (?, ?, ?)", (number, index, version)
-                ).rowcount
-            held = self._db.execute(
-                "SELECT number FROM shards WHERE worker IS NOT NULL AND number IN "
-                "(SELECT shard FROM skips WHERE version = ?)", (version,),
-            ).fetchall()  # fmt: skip
-            for (number,) in held:  # its reader begins again, and passes over them
-                self._take_back(number, blame=False)
-        return added
-
-    def release_source(self, source: str) -> bool:
-        """End the pause of a source, and forget its past failures; whether it was paused."""
-        with self._transaction():
-            return self._budgets.release(source)
-
     # -- reading the book ----------------------------------------------------------------------
 
     def pending(self) -> int:
@@ -492,138 +391,3 @@ class Ledger(LedgerFile):
         """Check the invariants; what is broken, in words, and nothing when all is well."""
         with self._lock:
             return broken_invariants(self._db)
-
-    # -- inside a transaction ------------------------------------------------------------------
-
-    def _update(self, number: int, assignments: str, **values: object) -> None:
-        self._db.execute(
-            f"UPDATE shards SET {assignments}, version = :version WHERE number = :number",
-            {**values, "version": self._version(), "number": number},
-        )
-
-    def _check_generation(self, generation: int) -> None:
-        current = self._meta("generation")
-        if generation != current:
-            raise LeaseLost(f"generation {generation} is over, the run is in {current}")
-
-    def _check_lease(self, lease: Lease) -> int:
-        row = self._db.execute(
-            "SELECT number, token, worker FROM shards WHERE id = ?", (lease.shard.id,)
-        ).fetchone()
-        if row is None or row[1] != lease.token or row[2] != lease.worker:
-            raise LeaseLost(f"{lease.worker} no longer holds {lease.shard.url}")
-        return int(row[0])
-
-    def _complete(self, number: int) -> None:
-        """Every sample of the pass has a fate: the shard is done."""
-        self._db.execute(
-            "UPDATE shards SET state = 'done', worker = NULL, expires_at = NULL, attempts = 0 "
-            "WHERE number = ? AND state = 'delivered' AND claimed + rejected = num_samples",
-            (number,),
-        )
-
-    def _take_back(self, number: int, *, blame: bool) -> None:
-        """End a lease. Its token stays the newest, and a new lease gets a newer one."""
-        attempts = "attempts" if blame else "0"
-        self._update(
-            number, "state = 'unread', worker = NULL, expires_at = NULL, token = :token, "
-            f"attempts = {attempts}", token=self._next("token"),
-        )  # fmt: skip
-        self._db.execute(
-            "UPDATE shards SET state = 'done' "
-            "WHERE number = ? AND claimed + rejected = num_samples", (number,),
-        )  # fmt: skip
-        row = self._db.execute(
-            "SELECT attempts, state FROM shards WHERE number = ?", (number,)
-        ).fetchone()
-        if row[1] == "unread" and row[0] >= self._max_attempts:
-            self._quarantine(number, f"killed {row[0]} readers")
-
-    def _oldest_unread(self, *, closed: Collection[str]) -> tuple[Any, ...] | None:
-        """Source by source, since the index begins with it: no backlog is scanned."""
-        firsts = [
-            self._db.execute(
-                "SELECT pass, number, attempts, id, url, source, size_bytes, fingerprint, "
-                "discovered_at FROM shards WHERE source = ? AND state = 'unread' "
-                "ORDER BY pass, number LIMIT 1", (source,),
-            ).fetchone()
-            for (source,) in self._db.execute("SELECT source FROM source_totals").fetchall()
-            if source not in closed
-        ]  # fmt: skip
-        return min((row for row in firsts if row is not None), default=None)
-
-    def _reject_skipped(self, number: int, pass_number: int) -> None:
-        """Give the fate `skipped` to what a person has ruled out and this pass has not claimed."""
-        cursor = self._db.execute(
-            "INSERT OR IGNORE INTO rejects SELECT k.shard, k.idx, :pass, 'skipped', :version "
-            "FROM skips k WHERE k.shard = :number AND NOT EXISTS (SELECT 1 FROM claims c "
-            "WHERE c.shard = k.shard AND c.pass = :pass AND c.idx = k.idx)",
-            {"number": number, "pass": pass_number, "version": self._version()},
-        )
-        if cursor.rowcount:
-            self._update(number, "rejected = rejected + :count", count=cursor.rowcount)
-
-    def _expire(self) -> None:
-        rows = self._db.execute(
-            "SELECT number, state FROM shards WHERE worker IS NOT NULL AND expires_at < ?",
-            (self._clock(),),
-        ).fetchall()
-        for number, state in rows:
-            self._take_back(number, blame=state == "leased")
-
-    def _quarantine(self, number: int, fault: str) -> None:
-        (url,) = self._db.execute("SELECT url FROM shards WHERE number = ?", (number,)).fetchone()
-        logger.warning("shard_quarantined shard=%s fault=%r", url, fault)
-        self._update(
-            number, "state = CASE WHEN pass = 0 THEN 'quarantined' ELSE 'done' END, retired = 1, "
-            "worker = NULL, expires_at = NULL, token = :token, fault = :fault",
-            token=self._next("token"), fault=fault,
-        )  # fmt: skip
-
-    def _roll_back(self, step: int) -> None:
-        deleted: dict[int, dict[int, int]] = {}
-        for number, pass_number, count in self._db.execute(
-            "SELECT shard, pass, count(*) FROM claims WHERE step > ? GROUP BY shard, pass", (step,)
-        ).fetchall():
-            deleted.setdefault(number, {})[pass_number] = count
-        self._db.execute("DELETE FROM claims WHERE step > ?", (step,))
-        for number, by_pass in deleted.items():
-            current, claimed, num_samples, rejected, state, retired = self._db.execute(
-                "SELECT pass, claimed, num_samples, rejected, state, retired FROM shards "
-                "WHERE number = ?", (number,),
-            ).fetchone()  # fmt: skip
-            # A later pass begins only after the one before is complete, hence all claims of the
-            # passes after the earliest one touched are gone too.
-            earliest = min(by_pass)
-            forgotten, moved = self._move_rejects(number, earliest)
-            before = claimed if earliest == current else num_samples - rejected + forgotten + moved
-            state = "unread"
-            if retired:
-                state = "quarantined" if earliest == 0 else "done"
-            self._update(
-                number, "pass = :pass, claimed = :claimed, trained = trained - :trained, "
-                "replayed = replayed - :replayed, rejected = rejected - :forgotten, state = :state",
-                **{"pass": earliest}, claimed=before - by_pass[earliest], trained=by_pass.get(0, 0),
-                replayed=sum(count for p, count in by_pass.items() if p > 0), forgotten=forgotten,
-                state=state,
-            )  # fmt: skip
-
-    def _move_rejects(self, number: int, earliest: int) -> tuple[int, int]:
-        """Rejections of passes that are undone: how many were forgotten, and how many kept.
-
-        A sample that the pass `earliest` has still trained has its fate there. One whose claim is
-        undone has none but this rejection, which is of `earliest` then.
-        """
-        rows = self._db.execute(
-            "SELECT idx, reason, EXISTS (SELECT 1 FROM claims c WHERE c.shard = r.shard "
-            "AND c.pass = :earliest AND c.idx = r.idx) FROM rejects r "
-            "WHERE shard = :number AND pass > :earliest", {"number": number, "earliest": earliest},
-        ).fetchall()  # fmt: skip
-        for index, reason, still_trained in rows:
-            place = (number, index)
-            self._db.execute("DELETE FROM rejects WHERE shard = ? AND idx = ?", place)
-            if not still_trained:
-                self._db.execute("INSERT INTO rejects VALUES (?, ?, ?, ?, ?)",
-                                 (*place, earliest, reason, self._version()))  # fmt: skip
-        forgotten = sum(still_trained for _, _, still_trained in rows)
-        return forgotten, len(rows) - forgotten
