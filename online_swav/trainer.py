@@ -255,7 +255,7 @@ class Trainer:
         self._flush = True
         finished = self._ranks.rank == 0 and self._books.pending() == 0
         if sum(vote(self._ranks, [finished])):
-            self._finished = "the stream has ended: every sample has a known fate"
+            self._finished = "the stream has ended: nothing is left that may be read"
 
     # -- reports -------------------------------------------------------------------------------
 

@@ -121,6 +121,12 @@ class Budgets:
                 self._set(source, budget.total.minus(budget.window.half()))
         return closed
 
+    def begin(self) -> None:
+        """Start every window anew: a rollback forgets good samples, but no unreadable shard."""
+        for source, budget in budgets_of(self._db, self._config).items():
+            self._set(source, budget.total, paused_at=budget.paused_at, trials=budget.trials,
+                      cause=budget.cause)  # fmt: skip
+
     def leased(self, source: str) -> None:
         """A shard of `source` went to a reader."""
         self._db.execute(
@@ -159,18 +165,17 @@ def budgets_of(db: sqlite3.Connection, config: BudgetConfig) -> dict[str, _Budge
         "SELECT source, sum(dropped) FROM drop_totals WHERE reason <> 'skipped' GROUP BY source"
     ))  # fmt: skip
     budgets = {}
-    for source, trained, known, read, unreadable in db.execute(
-        "SELECT source, trained, known, delivered + done, quarantined - ruled_out "
-        "FROM source_totals"
+    for source, trained, known, sized, unreadable in db.execute(
+        "SELECT source, trained, known, sized, quarantined - ruled_out FROM source_totals"
     ):
         # Before the first shard is read: four unreadable ones are a verdict.
-        mean = max(known / read if read else config.min_samples / 4, 1.0)
+        mean = max(known / sized if sized else config.min_samples / 4, 1.0)
         total = _Fates(trained, dropped.get(source, 0), unreadable)
         row = rows.get(source)
         if row is None:
             budgets[source] = _Budget(total, mean)
         else:
-            # A rollback or a second try lowers a total: the window begins there then.
+            # A second try of shards lowers a total: the window begins there then.
             mark = _Fates(*row[:3]).at_most(total)
             budgets[source] = _Budget(total, mean, mark, *row[3:])
     return budgets

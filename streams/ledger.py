@@ -220,6 +220,7 @@ class Ledger(LedgerDecisions):
                 "SELECT number FROM shards WHERE worker IS NOT NULL"
             ).fetchall():
                 self._take_back(number, blame=False)
+            self._budgets.begin()
             return self._next("generation")
 
     def claim(

@@ -111,12 +111,12 @@ _CHECKS = (
 
 
 _TOTALS = (
-    ("source_totals", "source, unread, leased, delivered, done, quarantined, ruled_out, known, "
-     "trained, replayed, unread_bytes",
+    ("source_totals", "source, unread, leased, delivered, done, quarantined, ruled_out, sized, "
+     "known, trained, replayed, unread_bytes",
      "SELECT source, sum(state = 'unread'), sum(state = 'leased'), "
      "sum(state = 'delivered'), sum(state = 'done'), sum(state = 'quarantined'), "
      "sum(ruled_out AND state = 'quarantined'), "
-     "coalesce(sum(num_samples), 0), sum(trained), sum(replayed), "
+     "count(num_samples), coalesce(sum(num_samples), 0), sum(trained), sum(replayed), "
      "sum(CASE WHEN state = 'unread' AND pass = 0 THEN size_bytes ELSE 0 END) "
      "FROM shards GROUP BY source"),
     ("drop_totals", "source, reason, dropped", "SELECT s.source, r.reason, count(*) FROM rejects r "

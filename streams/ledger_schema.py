@@ -10,7 +10,7 @@ import sqlite3
 
 from streams.counts import SHARD_STATES
 
-FORMAT = 2
+FORMAT = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shards (
@@ -56,6 +56,7 @@ CREATE TABLE IF NOT EXISTS source_totals (
   delivered INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0,
   quarantined INTEGER NOT NULL DEFAULT 0,
   ruled_out INTEGER NOT NULL DEFAULT 0,    -- of the quarantined ones
+  sized INTEGER NOT NULL DEFAULT 0,    -- shards whose num_samples is known
   known INTEGER NOT NULL DEFAULT 0,    -- sum of num_samples
   trained INTEGER NOT NULL DEFAULT 0, replayed INTEGER NOT NULL DEFAULT 0,
   unread_bytes INTEGER NOT NULL DEFAULT 0,  -- of shards never read before
@@ -97,6 +98,7 @@ AFTER UPDATE OF state, num_samples, trained, replayed, ruled_out ON shards BEGIN
   UPDATE source_totals SET {_STATE_CHANGES},
     ruled_out = ruled_out + (new.ruled_out AND new.state = 'quarantined')
       - (old.ruled_out AND old.state = 'quarantined'),
+    sized = sized + (new.num_samples IS NOT NULL) - (old.num_samples IS NOT NULL),
     known = known + coalesce(new.num_samples, 0) - coalesce(old.num_samples, 0),
     trained = trained + new.trained - old.trained,
     replayed = replayed + new.replayed - old.replayed,
@@ -121,8 +123,8 @@ def sum_totals(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM source_totals")
     db.execute(
         "INSERT INTO source_totals SELECT source, " + _STATE_SUMS + ", "
-        "sum(ruled_out AND state = 'quarantined'), coalesce(sum(num_samples), 0), "
-        "sum(trained), sum(replayed), "
+        "sum(ruled_out AND state = 'quarantined'), count(num_samples), "
+        "coalesce(sum(num_samples), 0), sum(trained), sum(replayed), "
         "sum(CASE WHEN state = 'unread' AND pass = 0 THEN size_bytes ELSE 0 END), "
         "max(discovered_at), max(CASE WHEN trained > 0 THEN discovered_at END) "
         "FROM shards GROUP BY source"

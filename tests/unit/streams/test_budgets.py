@@ -128,6 +128,29 @@ def test_shards_that_cannot_be_read_count_like_mean_ones(open_ledger):
     assert paused(ledger).startswith("20 of its last 60 "), "the older half is forgotten"
 
 
+def test_a_mean_shard_stays_one_when_all_are_offered_again(open_ledger):
+    ledger = open_ledger()
+    add(ledger, "bad", 11)
+    for _ in range(10):
+        read(ledger, good=10)
+    ledger.replay()
+    ledger.quarantine(ledger.lease("w", generation=0), fault="not a tar")
+    for _ in range(3):
+        assert read(ledger, good=10) == "bad", "10 samples are bad, not 100"
+
+
+def test_a_rollback_forgets_good_samples_and_blames_nobody(open_ledger):
+    ledger = open_ledger()
+    add(ledger, "bad", 12)
+    for _ in range(10):
+        read(ledger, good=10)
+    ledger.quarantine(ledger.lease("w", generation=0), fault="not a tar")
+    ledger.begin(0)
+    for _ in range(11):
+        assert read(ledger, good=10) == "bad"
+    assert ledger.counts()["bad"].bad_ratio == 0
+
+
 def test_a_source_of_nothing_but_unreadable_shards_is_paused(open_ledger):
     ledger = open_ledger()
     add(ledger, "bad", 50)

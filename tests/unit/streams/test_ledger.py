@@ -298,7 +298,8 @@ def test_deltas_rebuild_the_book(ledger, tmp_path):
     rebuilt = Ledger(tmp_path / "rebuilt.sqlite")
     for delta in (first, second):
         rebuilt.apply([Delta.from_json(delta.to_json())])
-    ledger.begin(2)
+    for book in (ledger, rebuilt):
+        book.begin(2)
     assert rebuilt.verify() == []
     assert rebuilt.counts() == ledger.counts()
     assert rebuilt.lease("w", generation=0).shard.url == "/data/c.tar"
