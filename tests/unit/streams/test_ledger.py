@@ -302,7 +302,7 @@ def test_deltas_rebuild_the_book(ledger, tmp_path):
         book.begin(2)
     assert rebuilt.verify() == []
     assert rebuilt.counts() == ledger.counts()
-    assert rebuilt.lease("w", generation=0).shard.url == "/data/c.tar"
+    assert rebuilt.lease("w", generation=rebuilt.generation).shard.url == "/data/c.tar"
     rebuilt.close()
 
 
