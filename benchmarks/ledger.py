@@ -170,7 +170,7 @@ def checkpoints(load: Load, settings: Settings) -> dict[str, Any]:
         delta = ledger.delta(step=load.step, since_step=since_step, since_version=since)
         spent["delta"].append(time.perf_counter() - begun)
         sizes.append(len(delta.to_json()))
-        rows.append(len(delta.claims) + len(delta.shards))
+        rows.append(sum(len(batch[-1]) for batch in delta.claims) + len(delta.shards))
         since_step, since = load.step, delta.version
         del delta
         spent["fold"].append(seconds_of(lambda: ledger.fold(load.step)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from online_swav.checkpoint import Checkpoint
+from online_swav.checkpoint import Checkpoint, Checkpoints
 from online_swav.errors import ConfigError
 from online_swav.lineage import Lineage, newest_checkpoint
 from streams.counts import SourceCounts
@@ -126,7 +126,7 @@ def _rebuild_into(
     try:
         if common >= 0:
             ledger.begin(common)
-        ledger.apply(reversed(deltas))
+        ledger.apply(deltas[::-1], folded_step=Checkpoints(path.parent, keep=1).oldest_step())
     finally:
         ledger.close()
     return len(deltas)

@@ -37,7 +37,7 @@ from streams.ledger_delta import Delta
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 LOCK_S = 60.0
 _FENCE = "generation"
 _LEARNER, _DELTA, _CONFIG, _MANIFEST = (
@@ -231,7 +231,11 @@ class Checkpoints:
             if (folder / _DELTA).exists():
                 (folder / _DELTA).replace(self.deltas / f"step-{step:09d}.json")
             shutil.rmtree(folder)
-        return steps[-self._keep :][0] if steps else -1
+        return self.oldest_step()
+
+    def oldest_step(self) -> int:
+        """Step of the oldest checkpoint on disk: no run resumes from before; -1 without one."""
+        return min(self._steps(), default=-1)
 
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, or None in a new run. Changes nothing on disk.

@@ -140,10 +140,11 @@ def trainings(run: Path, *, first: int = 0, last: int | None = None) -> Iterator
     if newest is None:
         return
     for delta in Lineage(run).walk(newest):
-        for number, pass_number, index, step, rank in delta.claims:
+        for step, rank, number, pass_number, indexes in delta.claims:
             if wanted(step):
-                yield Training(step=step, rank=rank, shard=number, index=index,
-                               pass_number=pass_number, committed=True)  # fmt: skip
+                for index in indexes:
+                    yield Training(step=step, rank=rank, shard=number, index=index,
+                                   pass_number=pass_number, committed=True)  # fmt: skip
         if delta.parent_step < first:
             return
 
@@ -170,7 +171,9 @@ def exposures(run: Path, numbers: set[int]) -> list[CheckpointExposure]:
     for checkpoint in reversed(Checkpoints(run, keep=1).whole()):
         if checkpoint.manifest.step not in seen:
             seen = {
-                delta.step: sum(number in numbers for number, *_ in delta.claims)
+                delta.step: sum(
+                    len(indexes) for _, _, number, _, indexes in delta.claims if number in numbers
+                )
                 for delta in lineage.walk(checkpoint)
             }
         step = checkpoint.manifest.step

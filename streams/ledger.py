@@ -333,9 +333,12 @@ class Ledger(LedgerDecisions):
                 version=self._meta("version"),
                 shards=tuple(self._db.execute(
                     f"SELECT {columns} FROM shards WHERE version > ?", (since_version,))),
-                claims=tuple(self._db.execute(
-                    "SELECT shard, pass, idx, step, rank FROM claims WHERE step > ? AND step <= ?",
-                    (since_step, step))),
+                claims=tuple(
+                    (*batch, tuple(map(int, indexes.split(","))))
+                    for *batch, indexes in self._db.execute(  # in the order of the index
+                        "SELECT step, rank, shard, pass, group_concat(idx) FROM claims "
+                        "WHERE step > ? AND step <= ? GROUP BY step, rank, shard, pass",
+                        (since_step, step))),
                 rejects=tuple(self._db.execute(
                     "SELECT shard, idx, pass, reason FROM rejects WHERE version > ?",
                     (since_version,))),
@@ -343,34 +346,52 @@ class Ledger(LedgerDecisions):
                     "SELECT shard, idx FROM skips WHERE version > ?", (since_version,))),
             )  # fmt: skip
 
-    def apply(self, deltas: Iterable[Delta]) -> None:
-        """Rebuild: enter the deltas of checkpoints, oldest first, into an empty or older book."""
+    def apply(self, deltas: Sequence[Delta], *, folded_step: int) -> None:
+        """Rebuild: enter the deltas of checkpoints, oldest first, into an empty or older book.
+
+        Claims that `fold(folded_step)` would forget are not entered one by one.
+        """
+        numbers, passes = SHARD_COLUMNS.index("number"), SHARD_COLUMNS.index("pass")
+        states = SHARD_COLUMNS.index("state")
+        shards = {row[numbers]: (*row, delta.version) for delta in deltas for row in delta.shards}
+        last_steps: dict[tuple[int, int], int] = {}
+        for delta in deltas:
+            for step, _, number, pass_number, _ in delta.claims:
+                last_steps[number, pass_number] = step
+
+        def folds(number: int, pass_number: int) -> bool:
+            row = shards[number]
+            complete = row[states] == "done" or row[passes] > pass_number
+            return complete and last_steps[number, pass_number] <= folded_step
+
         with self._transaction():
             for trigger in TRIGGERS:
                 self._db.execute(f"DROP TRIGGER IF EXISTS {trigger}")
+            marks = ", ".join("?" * (len(SHARD_COLUMNS) + 1))
+            self._db.executemany(
+                f"INSERT OR REPLACE INTO shards ({', '.join(SHARD_COLUMNS)}, version) "
+                f"VALUES ({marks})", shards.values(),
+            )  # fmt: skip
             for delta in deltas:
-                self._apply(delta)
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
+                    ((number, pass_number, index, step, rank)
+                     for step, rank, number, pass_number, indexes in delta.claims
+                     if not folds(number, pass_number) for index in indexes),
+                )  # fmt: skip
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
+                    [(*row, delta.version) for row in delta.rejects],
+                )
+                self._db.executemany("INSERT OR REPLACE INTO skips VALUES (?, ?, ?)",
+                                     [(*row, delta.version) for row in delta.skips])  # fmt: skip
+                self._set_meta("version", delta.version)
             self._db.execute(
                 "UPDATE shards SET state = 'unread' WHERE state IN ('leased', 'delivered')"
             )
             sum_totals(self._db)
         self._db.executescript(INDEXES_AND_TRIGGERS)
-
-    def _apply(self, delta: Delta) -> None:
-        marks = ", ".join("?" * (len(SHARD_COLUMNS) + 1))
-        self._db.executemany(
-            f"INSERT OR REPLACE INTO shards ({', '.join(SHARD_COLUMNS)}, version) VALUES ({marks})",
-            [(*row, delta.version) for row in delta.shards],
-        )
-        self._db.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
-                             delta.claims)  # fmt: skip
-        self._db.executemany(
-            "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
-            [(*row, delta.version) for row in delta.rejects],
-        )
-        self._db.executemany("INSERT OR REPLACE INTO skips VALUES (?, ?, ?)",
-                             [(*row, delta.version) for row in delta.skips])  # fmt: skip
-        self._set_meta("version", delta.version)
+        self.fold(folded_step)
 
     # -- reading the book ----------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ class Delta:
     """The book's version at this point; the next delta starts here."""
     shards: tuple[tuple[Any, ...], ...]
     """Rows of changed shards, in the order of the book's columns."""
-    claims: tuple[tuple[int, int, int, int, int], ...]
-    """Rows (shard number, pass, index, step, rank)."""
+    claims: tuple[tuple[int, int, int, int, tuple[int, ...]], ...]
+    """Rows (step, rank, shard number, pass, indexes): what one batch has of one shard."""
     rejects: tuple[tuple[int, int, int, str], ...]
     """Rows (shard number, index, pass, reason)."""
     skips: tuple[tuple[int, int], ...]
@@ -28,12 +28,14 @@ class Delta:
 
     def to_json(self) -> str:
         """One JSON object."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__})
+        return json.dumps({name: getattr(self, name) for name in self.__slots__},
+                          separators=(",", ":"))  # fmt: skip
 
     @staticmethod
     def from_json(text: str) -> Delta:
         """Inverse of `to_json`."""
         raw = json.loads(text)
-        for name in ("shards", "claims", "rejects", "skips"):
+        for name in ("shards", "rejects", "skips"):
             raw[name] = tuple(map(tuple, raw[name]))
+        raw["claims"] = tuple((*batch, tuple(indexes)) for *batch, indexes in raw["claims"])
         return Delta(**raw)

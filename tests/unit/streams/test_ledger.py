@@ -283,12 +283,20 @@ def test_an_unknown_reason_is_refused(ledger):
         ledger.reject(ledger.lease("w", generation=0), index=0, reason="ugly")
 
 
-def test_deltas_rebuild_the_book(ledger, tmp_path):
+def rows_of_claims(ledger):
+    return ledger._db.execute("SELECT * FROM claims").fetchall()
+
+
+@pytest.mark.parametrize("folded_step", [-1, 1, 2])
+@pytest.mark.parametrize("from_a_copy", [False, True])
+def test_deltas_rebuild_the_book(ledger, tmp_path, folded_step, from_a_copy):
     ledger.add([shard("a"), shard("b"), shard("c")])
     lease = ledger.lease("w", generation=0)
     ledger.reject(lease, index=2, reason="corrupt")
     claim(ledger, lease, [0, 1], step=1)
     first = ledger.delta(step=1, since_step=-1, since_version=0)
+    if from_a_copy:
+        ledger.copy_to(tmp_path / "rebuilt.sqlite")
     ledger.finish(lease, num_samples=4, fault=None)
     claim(ledger, lease, [3], step=2)
     finish_one(ledger, 2)
@@ -296,12 +304,15 @@ def test_deltas_rebuild_the_book(ledger, tmp_path):
     claim(ledger, ledger.lease("w", generation=0), [7], step=3)
 
     rebuilt = Ledger(tmp_path / "rebuilt.sqlite")
-    for delta in (first, second):
-        rebuilt.apply([Delta.from_json(delta.to_json())])
+    archive = [Delta.from_json(delta.to_json()) for delta in (first, second)]
+    rebuilt.apply(archive[1:] if from_a_copy else archive, folded_step=folded_step)
+    ledger.fold(folded_step)
     for book in (ledger, rebuilt):
         book.begin(2)
     assert rebuilt.verify() == []
     assert rebuilt.counts() == ledger.counts()
+    assert rows_of_claims(rebuilt) == rows_of_claims(ledger)
+    assert len(rows_of_claims(rebuilt)) == (0 if folded_step == 2 else 6)
     assert rebuilt.lease("w", generation=rebuilt.generation).shard.url == "/data/c.tar"
     rebuilt.close()
 
