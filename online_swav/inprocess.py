@@ -60,14 +60,20 @@ class RecordingDesk:
 class GenerationBooks:
     """A ledger in this process as `trainer.Books` of one generation."""
 
-    def __init__(self, ledger: Ledger, generation: int) -> None:
+    def __init__(
+        self, ledger: Ledger, generation: int, sources: Sequence[DirectorySource]
+    ) -> None:
         self._ledger = ledger
         self._generation = generation
+        self._sources = sources
         self.flush = ledger.flush
         self.fold = ledger.fold
         self.replay = ledger.replay
         self.copy_to = ledger.copy_to
-        self.pending = ledger.pending
+
+    def pending(self) -> int:
+        """See `Ledger.pending`; and tars that have not settled yet."""
+        return self._ledger.pending() + sum(source.settling for source in self._sources)
 
     def claim(self, origins: Sequence[Origin], *, rank: int, step: int) -> list[bool]:
         """See `Ledger.claim`."""
@@ -144,7 +150,7 @@ def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
                 Decisions(Path(config.run) / "decisions"),
                 config.discovery.poll_s,
             ),
-            books=GenerationBooks(ledger, generation),
+            books=GenerationBooks(ledger, generation, sources),
             desk=desk,
             generation=generation,
             resumed=resumed,

@@ -77,7 +77,7 @@ class Books(Protocol):
         """See `Ledger.replay`."""
 
     def pending(self) -> int:
-        """See `Ledger.pending`."""
+        """See `Ledger.pending`; and tars that have not settled yet."""
 
 
 class Desk(Protocol):

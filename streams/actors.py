@@ -133,9 +133,9 @@ class LedgerActor:
         return self._ledger.replay()
 
     def pending(self) -> int:
-        """See `Ledger.pending`."""
+        """See `Ledger.pending`; and tars that have not settled yet."""
         self._polled.wait()
-        return self._ledger.pending()
+        return self._ledger.pending() + sum(source.settling for source in self._sources)
 
     def snapshot(self, committed_step: int) -> dict[str, Any]:
         """Counts, source errors, size and generation, for the run's status."""

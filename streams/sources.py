@@ -66,6 +66,8 @@ class DirectorySource:
         self.pattern = pattern
         self._settle_s = settle_s
         self._clock = clock
+        self.settling = 0
+        """Tars seen by the last poll that a later one will offer: the stream has not ended."""
         self._sightings: dict[str, _Sighting] = {}
         self._offered: dict[str, Shard] = {}
         # Ids as numbers: all that is remembered of a file which stays after it was taken.
@@ -115,6 +117,7 @@ class DirectorySource:
             if shard is not None:
                 offers.append((status.st_mtime_ns, shard))
         self._sightings = {p: s for p, s in self._sightings.items() if p in present}
+        self.settling = sum(not sighting.warned for sighting in self._sightings.values())
         self._offered = {p: s for p, s in self._offered.items() if p in present}
         self._taken = taken
         return [shard for _, shard in sorted(offers, key=lambda offer: (offer[0], offer[1].url))]

@@ -75,6 +75,15 @@ def test_the_same_run_twice_gives_the_same_weights(config, tmp_path):
         assert same, path
 
 
+def test_the_stream_has_not_ended_while_a_tar_settles(config, tmp_path):
+    (tmp_path / "in" / "cut.tar").write_bytes(b"x" * 1000)
+    slow = dataclasses.replace(config.discovery, settle_s=5.0)
+    train_in_process(dataclasses.replace(config, discovery=slow), RecordingDesk())
+    assert totals(tmp_path / "run")["s"].shards == {
+        "unread": 0, "leased": 0, "delivered": 0, "done": 3, "quarantined": 1
+    }  # fmt: skip
+
+
 def test_replay_goes_on_until_the_limit(config, tmp_path):
     config = dataclasses.replace(config, when_idle="replay", stop_after_samples=200)
     train_in_process(config, RecordingDesk())

@@ -60,7 +60,9 @@ def test_kill_everything_resume_and_every_sample_has_one_fate(run):
     assert {"text.tar", f"late-{cut.name}"} == {line["url"].rsplit("/", 1)[1] for line in shards}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos)]
+)
 def test_a_stop_finishes_the_step_and_leaves_no_process(run, number):
     write_test_shards(run.source, shards=2, samples_per_shard=200, seed=0)
     run.start()
@@ -97,6 +99,7 @@ def test_a_killed_rank_of_two_resumes_from_the_checkpoint(run):
     assert run.status()["learner"]["ranks"] == 2
 
 
+@pytest.mark.chaos  # in the default run: in one process, test_in_process.py
 def test_replay_is_counted_apart(run):
     write_test_shards(run.source, shards=2, samples_per_shard=30, seed=0)
     run.start("--when-idle", "replay", "--stop-after-samples", "150")
@@ -107,6 +110,7 @@ def test_replay_is_counted_apart(run):
     assert run.verify() == []
 
 
+@pytest.mark.chaos  # in the default run: the source alone, test_sources.py
 def test_a_half_written_shard_is_not_touched(run):
     (whole,) = write_test_shards(run.source.parent, shards=1, samples_per_shard=40, seed=0)
     data = whole.read_bytes()

@@ -207,8 +207,10 @@ def test_a_cut_tar_is_offered_once_it_has_settled(make, clock, tmp_path, tar_byt
     assert source.poll() == []
     clock.advance(SETTLE_S - 1)
     assert source.poll() == []
+    assert source.settling == 1
     clock.advance(1)
     assert len(source.poll()) == 1
+    assert source.settling == 0
 
 
 @pytest.mark.parametrize("data", [b"", b"no tar at all", bytes(1023), bytes(1025)])
@@ -253,6 +255,7 @@ def test_a_manifest_that_disagrees_holds_the_shard_back(make, clock, tmp_path, t
         for _ in range(3):
             clock.advance(SETTLE_S)
             assert source.poll() == []
+    assert source.settling == 0, "nobody knows whether it ever comes"
     (record,) = caplog.records
     assert "shard_held_back" in record.getMessage()
     (tmp_path / "a.tar.json").unlink()
