@@ -60,9 +60,7 @@ class RecordingDesk:
 class GenerationBooks:
     """A ledger in this process as `trainer.Books` of one generation."""
 
-    def __init__(
-        self, ledger: Ledger, generation: int, sources: Sequence[DirectorySource]
-    ) -> None:
+    def __init__(self, ledger: Ledger, generation: int, sources: Sequence[DirectorySource]) -> None:
         self._ledger = ledger
         self._generation = generation
         self._sources = sources
