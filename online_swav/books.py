@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -138,8 +139,8 @@ def print_totals(counts: dict[str, SourceCounts]) -> None:
     if not counts:
         console.print("The book is empty: no shard was found yet.")
         return
-    shards = Table(title="shards", title_justify="left")
-    samples = Table(title="samples", title_justify="left")
+    shards = Table(title="shards", title_justify="left", box=SIMPLE)
+    samples = Table(title="samples", title_justify="left", box=SIMPLE)
     shards.add_column("source")
     samples.add_column("source")
     for state in next(iter(counts.values())).shards:
