@@ -139,8 +139,8 @@ def print_totals(counts: dict[str, SourceCounts]) -> None:
     if not counts:
         console.print("The book is empty: no shard was found yet.")
         return
-    shards = Table(title="shards", title_justify="left", box=SIMPLE)
-    samples = Table(title="samples", title_justify="left", box=SIMPLE)
+    shards = Table(title="shards", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    samples = Table(title="samples", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     shards.add_column("source")
     samples.add_column("source")
     for state in next(iter(counts.values())).shards:
