@@ -24,7 +24,7 @@ class Batch:
     """
 
     crops: tuple[Tensor, ...]
-    """One uint8 tensor `[V_r, B, 3, S_r, S_r]` per crop family."""
+    """One uint8 tensor `[V_r, B, 3, S_r, S_r]` per crop family, channels last in memory."""
     origins: tuple[Origin, ...]
     """B origins, in the order of the images."""
     arrived_at: tuple[float, ...]
@@ -71,7 +71,7 @@ class Batch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel as NumPy arrays, which Ray and pickle 5 hand over without a copy."""
-        arrays = tuple(family.numpy() for family in self.crops)
+        arrays = tuple(family.permute(0, 1, 3, 4, 2).contiguous().numpy() for family in self.crops)
         return _from_arrays, (arrays, self.origins, self.arrived_at)
 
 
@@ -83,5 +83,5 @@ def _from_arrays(
     with warnings.catch_warnings():
         # torch warns that it cannot mark a tensor read-only; the class says that it is.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        crops = tuple(torch.from_numpy(array) for array in arrays)
+        crops = tuple(torch.from_numpy(array).permute(0, 1, 4, 2, 3) for array in arrays)
     return Batch(crops=crops, origins=origins, arrived_at=arrived_at)

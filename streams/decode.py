@@ -11,9 +11,10 @@ What a picture means:
 - A JPEG that ends early is refused. One whose coded bytes were altered in place decodes to wrong
   pixels, as in every libjpeg reader.
 
-Why Pillow and not torchvision.io: on 224 px JPEGs on one core Pillow takes 0.27 ms and torchvision
-0.18 ms plus 0.03 ms to learn the size before decoding, for bitwise equal pixels; but torchvision
-lets libjpeg print each damaged file on the process's stderr, which no handler can redirect.
+JPEGs are decoded by simplejpeg (libjpeg-turbo, as Pillow's own, with equal pixels, but without
+Pillow's copies). Whatever it refuses or warns of goes to Pillow, whose verdict counts. Not
+torchvision.io: it lets libjpeg print each damaged file on the process's stderr, which no handler
+can redirect. Not OpenCV: it decodes damaged files without a word.
 
 The tensor is a view of interleaved pixels (channels last in memory): resizing is twice as fast so.
 """
@@ -24,6 +25,7 @@ import io
 import warnings
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -43,6 +45,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_JPEG, _EXIF = b"\xff\xd8\xff", b"Exif\0\0"
+_PLAIN_JPEG = ("YCbCr", "Gray", "RGB")
 
 
 def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
@@ -61,6 +65,9 @@ def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
     with warnings.catch_warnings():
         # Pillow warns about large pictures and odd metadata; the caps are ours.
         warnings.simplefilter("ignore")
+        pixels = _decode_plain_jpeg(data, limits) if data.startswith(_JPEG) else None
+        if pixels is not None:
+            return pixels
         image = _open(data)
         with image:
             try:
@@ -72,6 +79,26 @@ def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
             except Exception as error:
                 # Pillow's decoders raise nearly any type on damaged bytes.
                 raise DecodeError(f"the picture is damaged: {error}", reason="corrupt") from error
+
+
+def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> Tensor | None:
+    """The quick way, for upright JPEGs without fault; None leaves it to Pillow."""
+    if _EXIF in data and _turn(data) is not None:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in _PLAIN_JPEG:
+            return None
+        _check_size(width, height, limits)
+        pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:  # damaged, or only odd
+        return None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _turn(data: bytes) -> Image.Transpose | None:
+    with _open(data) as image:
+        return _orientation(image)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -92,7 +119,12 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _check(image: Image.Image, limits: LimitsConfig) -> None:
-    width, height = image.size
+    _check_size(*image.size, limits)
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise DecodeError("an animation has no one picture", reason="unsupported")
+
+
+def _check_size(width: int, height: int, limits: LimitsConfig) -> None:
     if width * height > limits.max_pixels:
         raise DecodeError(
             f"{width} x {height} pixels, more than the cap of {limits.max_pixels}",
@@ -103,16 +135,18 @@ def _check(image: Image.Image, limits: LimitsConfig) -> None:
             f"{width} x {height} pixels, a side is shorter than {limits.min_side}",
             reason="too_small",
         )
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise DecodeError("an animation has no one picture", reason="unsupported")
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged metadata of any kind; the picture itself is good
-        turn = None
+    turn = _orientation(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata of any kind; the picture itself is good
+        return None
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

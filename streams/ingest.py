@@ -230,18 +230,19 @@ class Ingest:
         if not self._crops:
             size = self._config.batch_size
             self._crops = tuple(
-                torch.empty((f.num, size, 3, f.size, f.size), dtype=torch.uint8)
+                torch.empty((f.num, size, f.size, f.size, 3), dtype=torch.uint8)
                 for f in self._families
             )
         position = len(self._taken)
-        for family, views in zip(self._crops, multicrop(image, self._families, rng), strict=True):
-            family[:, position] = views
+        multicrop(image, self._families, rng, [family[:, position] for family in self._crops])
         self._taken.append((lease, sample.index))
 
     def _emit(self) -> Batch:
-        crops = tuple(family[:, : len(self._taken)] for family in self._crops)
         batch = Batch(
-            crops=tuple(family.contiguous() for family in crops),
+            crops=tuple(
+                family[:, : len(self._taken)].contiguous().permute(0, 1, 4, 2, 3)
+                for family in self._crops
+            ),
             origins=tuple(
                 Origin(SampleId(lease.shard.id, index), lease.pass_number, lease.token)
                 for lease, index in self._taken

@@ -94,7 +94,8 @@ class PhotometricAugment:
         self, crops: UInt8[Tensor, "N 3 S S"], parameters: AugmentParameters
     ) -> Float[Tensor, "N 3 S S"]:
         """The augmented, normalised crops in float32, on their device."""
-        images = crops.float().div_(255)
+        # Planes, since the colour of a crop is changed channel by channel.
+        images = crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         _color_jitter(images, parameters)
         gray = _where(parameters.grayscale, images.device)
         if gray is not None:

@@ -1,0 +1,360 @@
+"""Ingest on one core: from tars to uint8 crops, beside what users would otherwise run.
+
+    taskset -c 0 python benchmarks/ingest.py 'imagenet-sample/*.tar' --official path/to/swav \
+        --out benchmarks/results/ingest.json
+
+Contenders take turns, every repetition of one on all images, so that a busy machine hits all alike;
+a ratio is the median over repetitions of the ratio within one. Peers are loaded where they are:
+the official SwAV repository from a path, lightly if it is installed (extra `bench`). They also
+change colours and normalise, on this core; here that is done on the learner's device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import simplejpeg
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from streams.config import CropFamily, IngestConfig, LimitsConfig
+from streams.decode import decode_image
+from streams.errors import SampleError
+from streams.ingest import Ingest
+from streams.ledger import Ledger
+from streams.multicrop import draw_boxes, multicrop, sample_generator
+from streams.quarantine import Quarantine
+from streams.reader import RawSample, ShardReader
+from streams.shard import SampleId, Shard
+from streams.sources import DirectorySource
+
+FAMILIES = (CropFamily(size=224, num=2, scale=(0.14, 1.0)),
+            CropFamily(size=96, num=6, scale=(0.05, 0.14)))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images of the measurement."""
+
+    shards: list[Shard]
+    images: list[bytes]
+    """Those that can be used, encoded."""
+
+
+def load(pattern: str) -> Sample:
+    """Every image of the tars."""
+    source = DirectorySource("sample", pattern, settle_s=0.0)
+    source.poll()
+    shards = source.poll()
+    if not shards:
+        sys.exit(f"{pattern} matches no tar")
+    images = []
+    for shard in shards:
+        for sample in ShardReader(shard, limits=LimitsConfig()):
+            if isinstance(sample, RawSample):
+                try:
+                    decode_image(sample.image, LimitsConfig())
+                except SampleError as error:
+                    print(f"left out: {sample.key}: {error}", file=sys.stderr)
+                else:
+                    images.append(sample.image)
+    return Sample(shards, images)
+
+
+# -- contenders: each goes through all images once -------------------------------------------------
+
+
+@contextmanager
+def reader(shards: Sequence[Shard], folder: Path) -> Iterator[Ingest]:
+    """A reader with a book of its own."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        ledger = Ledger(Path(name) / "ledger.sqlite")
+        ledger.add(shards)
+        yield Ingest(
+            books=ledger, quarantine=Quarantine(Path(name) / "quarantine"), families=FAMILIES,
+            config=IngestConfig(), worker="benchmark", generation=ledger.generation, seed=0,
+        )  # fmt: skip
+        ledger.close()
+
+
+def ours(shards: Sequence[Shard], folder: Path) -> tuple[int, float]:
+    """Images and seconds: lease, tar, decode, crops, batches, and what the book asks for."""
+    with reader(shards, folder) as ingest:
+        begun, images = time.perf_counter(), 0
+        while (batch := ingest.next_batch(flush=True)) is not None:
+            images += len(batch)
+        return images, time.perf_counter() - begun
+
+
+def each(images: Sequence[bytes], call: Callable[[bytes], object]) -> tuple[int, float]:
+    """Images and seconds of a call per encoded image."""
+    begun = time.perf_counter()
+    for data in images:
+        call(data)
+    return len(images), time.perf_counter() - begun
+
+
+def crops_alone(images: Sequence[bytes]) -> tuple[int, float]:
+    """Images and seconds of cropping what is decoded already."""
+    decoded = [decode_image(data, LimitsConfig()) for data in images]
+    out = [torch.empty((f.num, f.size, f.size, 3), dtype=torch.uint8) for f in FAMILIES]
+    begun = time.perf_counter()
+    for number, image in enumerate(decoded):
+        multicrop(image, FAMILIES, sample_generator(0, SampleId("benchmark", number), 0), out)
+    return len(decoded), time.perf_counter() - begun
+
+
+def with_pillow(data: bytes) -> object:
+    """Decode to an array."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def with_simplejpeg(data: bytes) -> object:
+    """Decode to an array; what it does not read (CMYK) goes to Pillow."""
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        return with_pillow(data)
+
+
+def with_opencv(data: bytes) -> object:
+    """Decode to an array."""
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def official(repository: Path, images: Sequence[bytes], folder: Path) -> Callable[[], Any]:
+    """The official repository's dataset over a folder with these images."""
+    path = repository / "src" / "multicropdataset.py"
+    spec = importlib.util.spec_from_file_location("official_multicrop", path)
+    if spec is None or spec.loader is None or not path.exists():
+        sys.exit(f"--official: {path} is missing")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (folder / "images" / "all").mkdir(parents=True)
+    for number, data in enumerate(images):
+        (folder / "images" / "all" / f"{number:06d}.jpg").write_bytes(data)
+    dataset = module.MultiCropDataset(
+        str(folder / "images"), [f.size for f in FAMILIES], [f.num for f in FAMILIES],
+        [f.scale[0] for f in FAMILIES], [f.scale[1] for f in FAMILIES],
+    )  # fmt: skip
+
+    def run() -> tuple[int, float]:
+        begun = time.perf_counter()
+        for index in range(len(dataset)):
+            dataset[index]
+        return len(dataset), time.perf_counter() - begun
+
+    return run
+
+
+def lightly(images: Sequence[bytes]) -> Callable[[], Any] | None:
+    """The transform of lightly, if it is installed."""
+    try:
+        from lightly.transforms import SwaVTransform
+    except ImportError:
+        return None
+    transform = SwaVTransform(
+        crop_sizes=tuple(f.size for f in FAMILIES), crop_counts=tuple(f.num for f in FAMILIES),
+        crop_min_scales=tuple(f.scale[0] for f in FAMILIES),
+        crop_max_scales=tuple(f.scale[1] for f in FAMILIES),
+    )  # fmt: skip
+    return lambda: each(images, lambda d: transform(Image.open(io.BytesIO(d)).convert("RGB")))
+
+
+# -- fidelity, growth, several readers -------------------------------------------------------------
+
+
+def fidelity(images: Sequence[bytes]) -> dict[str, float]:
+    """Mean absolute difference of our crops, in levels of 255, to Pillow's filter on its decode."""
+    differences, shrinks = [], []
+    for number, data in enumerate(images):
+        identity = SampleId("benchmark", number)
+        out = [torch.empty((f.num, f.size, f.size, 3), dtype=torch.uint8) for f in FAMILIES]
+        image = decode_image(data, LimitsConfig())
+        multicrop(image, FAMILIES, sample_generator(0, identity, 0), out)
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        if picture.size != (image.shape[2], image.shape[1]):
+            continue  # turned by EXIF
+        rng = sample_generator(0, identity, 0)
+        for family, views in zip(FAMILIES, out, strict=True):
+            boxes = draw_boxes(rng, picture.height, picture.width, num=family.num,
+                               scale=family.scale)  # fmt: skip
+            for view, (top, left, h, w) in zip(views, boxes, strict=True):
+                region = picture.crop((left, top, left + w, top + h))
+                side = (family.size, family.size)
+                expected = np.asarray(region.resize(side, Image.Resampling.BILINEAR)).astype(int)
+                if rng.random() < 0.5:
+                    expected = expected[:, ::-1]
+                differences.append(np.abs(view.numpy() - expected).mean())
+                shrinks.append((h * w) ** 0.5 / family.size)
+    return {
+        "crops": len(differences), "mean": round(float(np.mean(differences)), 3),
+        "p95": round(float(np.percentile(differences, 95)), 3),
+        "max": round(float(np.max(differences)), 3),
+        "shrink_median": round(float(np.median(shrinks)), 2),
+        "shrink_p90": round(float(np.percentile(shrinks, 90)), 2),
+    }  # fmt: skip
+
+
+def growth(shards: Sequence[Shard], folder: Path, images: int) -> dict[str, float]:
+    """Resident megabytes of a reader after a tenth of the images, and at their end."""
+    process, seen, after_a_tenth = psutil.Process(), 0, 0.0
+    while seen < images:
+        seen += ours(shards, folder)[0]
+        if not after_a_tenth and seen >= images / 10:
+            after_a_tenth = process.memory_info().rss / 1e6
+    return {"images": seen, "after_a_tenth_mb": round(after_a_tenth),
+            "end_mb": round(process.memory_info().rss / 1e6)}  # fmt: skip
+
+
+def rate_pinned(core: int, shards: Sequence[Shard], folder: Path, rounds: int) -> float:
+    """Images per second of a reader alone on a core."""
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    ours(shards, folder)
+    done = [ours(shards, folder) for _ in range(rounds)]
+    return sum(n for n, _ in done) / sum(s for _, s in done)
+
+
+def several(shards: Sequence[Shard], folder: Path, rounds: int) -> dict[str, float]:
+    """One reader on a core of its own, then two on two, by turns."""
+    ratios, ones = [], []
+    with get_context("spawn").Pool(2) as pool:
+        for _ in range(3):
+            one = pool.apply(rate_pinned, (0, shards, folder, rounds))
+            two = sum(pool.starmap(rate_pinned, [(c, shards, folder, rounds) for c in (0, 1)]))
+            ones.append(one)
+            ratios.append(two / one)
+    return {"one_images_per_s": round(statistics.median(ones), 1),
+            "two_by_one": round(statistics.median(ratios), 2)}  # fmt: skip
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+
+def measure(contenders: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
+    """Images per second of each, in turns."""
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for repetition in range(repetitions + 1):
+        for name, run in contenders.items():
+            random.seed(repetition)
+            np.random.seed(repetition)  # noqa: NPY002 - the peers draw from it
+            torch.manual_seed(repetition)
+            images, seconds = run()
+            if repetition:  # the first one warms up
+                rates[name].append(images / seconds)
+    return rates
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    packages = {}
+    for name in ("torch", "torchvision", "pillow", "simplejpeg", "opencv-python-headless",
+                 "lightly"):  # fmt: skip
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "cpu": models[0] if models else platform.machine(), "cores": psutil.cpu_count(),
+        "cores_used": len(os.sched_getaffinity(0)), "python": platform.python_version(),
+        "packages": packages,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tars", help="folder or glob of tars")
+    parser.add_argument("--official", type=Path, help="checkout of facebookresearch/swav")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--growth", type=int, default=0, help="images over which memory is watched")
+    parser.add_argument("--several", action="store_true", help="two readers on two cores as well")
+    parser.add_argument("--out", type=Path, help="JSON with the result")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    sample = load(options.tars)
+    result: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(), "machine": machine(),
+        "sample": Path(options.tars).parent.name, "images": len(sample.images),
+        "mean_bytes": round(statistics.mean(map(len, sample.images))),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="ingest-benchmark-") as name:
+        folder = Path(name)
+        contenders: dict[str, Callable[[], Any]] = {
+            "ours: tar to crops": lambda: ours(sample.shards, folder)
+        }
+        if options.official is not None:
+            contenders["official pipeline"] = official(options.official, sample.images, folder)
+        peer = lightly(sample.images)
+        if peer is not None:
+            contenders["lightly's transform"] = peer
+        limits = LimitsConfig()
+        contenders |= {
+            "decode only: ours": lambda: each(sample.images, lambda d: decode_image(d, limits)),
+            "decode only: simplejpeg": lambda: each(sample.images, with_simplejpeg),
+            "decode only: OpenCV": lambda: each(sample.images, with_opencv),
+            "decode only: Pillow": lambda: each(sample.images, with_pillow),
+            "crops only: ours": lambda: crops_alone(sample.images),
+        }
+        rates = measure(contenders, options.repetitions)
+        result["images_per_s"] = {
+            name: {"median": round(statistics.median(values), 1), "min": round(min(values), 1),
+                   "max": round(max(values), 1)}
+            for name, values in rates.items()
+        }  # fmt: skip
+        first = rates["ours: tar to crops"]
+        result["ours_by"] = {
+            name: round(statistics.median(a / b for a, b in zip(first, values, strict=True)), 2)
+            for name, values in rates.items()
+        }
+        result["fidelity"] = fidelity(sample.images)
+        if options.growth:
+            result["memory"] = growth(sample.shards, folder, options.growth)
+        if options.several:
+            result["readers"] = several(sample.shards, folder, rounds=3)
+    table = Table(title=f"{result['sample']}: {len(sample.images)} images, 2 x 224 + 6 x 96 px")
+    table.add_column("")
+    table.add_column("images/s (spread)", justify="right")
+    table.add_column("ours is faster by", justify="right")
+    for name, rate in result["images_per_s"].items():
+        table.add_row(name, f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})",
+                      f"{result['ours_by'][name]:.2f}")  # fmt: skip
+    console = Console(width=100)
+    console.print(table)
+    for name in ("fidelity", "memory", "readers"):
+        if name in result:
+            console.print(f"{name}: {result[name]}", highlight=False)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
