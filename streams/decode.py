@@ -91,7 +91,9 @@ def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> Tensor | None:
             return None
         _check_size(width, height, limits)
         pixels = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:  # damaged, or only odd
+    except (DecodeError, MemoryError):
+        raise
+    except Exception:  # damaged, or only odd: it raises KeyError for a rare subsampling
         return None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 

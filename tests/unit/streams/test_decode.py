@@ -56,6 +56,20 @@ def test_modes_agree_with_pillow(mode, format, options):
     assert torch.equal(decode_image(data, LIMITS), pixels(opened(data)))
 
 
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_subsampled_jpegs_agree_with_pillow(subsampling):
+    data = encode(picture(), "JPEG", subsampling=subsampling)
+    assert torch.equal(decode_image(data, LIMITS), pixels(opened(data)))
+
+
+@pytest.mark.parametrize("factors", range(256))
+def test_any_sampling_factors_are_decoded_or_have_a_reason(factors):
+    data = bytearray(encode(picture(), "JPEG", subsampling="4:4:4"))
+    start_of_frame = data.index(b"\xff\xc0")
+    data[start_of_frame + 11] = factors  # of the luminance
+    assert fate_of(bytes(data)) in {"decoded", "corrupt"}
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_orientation_is_applied(orientation, format):
