@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
-import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -25,8 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ import numpy as np
 import psutil
 import simplejpeg
 import torch
+from measuring import by_turns, machine, ratio, spread, write_json
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -107,6 +105,12 @@ def ours(shards: Sequence[Shard], folder: Path) -> tuple[int, float]:
         while (batch := ingest.next_batch(flush=True)) is not None:
             images += len(batch)
         return images, time.perf_counter() - begun
+
+
+def rate(run: Callable[[], tuple[int, float]]) -> float:
+    """Images per second of a contender."""
+    images, took = run()
+    return images / took
 
 
 def each(images: Sequence[bytes], call: Callable[[bytes], object]) -> tuple[int, float]:
@@ -255,36 +259,11 @@ def several(shards: Sequence[Shard], folder: Path, rounds: int) -> dict[str, flo
 # -- the whole -------------------------------------------------------------------------------------
 
 
-def measure(contenders: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
-    """Images per second of each, in turns."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for repetition in range(repetitions + 1):
-        for name, run in contenders.items():
-            random.seed(repetition)
-            np.random.seed(repetition)  # noqa: NPY002 - the peers draw from it
-            torch.manual_seed(repetition)
-            images, seconds = run()
-            if repetition:  # the first one warms up
-                rates[name].append(images / seconds)
-    return rates
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    packages = {}
-    for name in ("torch", "torchvision", "pillow", "simplejpeg", "opencv-python-headless",
-                 "lightly"):  # fmt: skip
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
-    return {
-        "cpu": models[0] if models else platform.machine(), "cores": psutil.cpu_count(),
-        "cores_used": len(os.sched_getaffinity(0)), "python": platform.python_version(),
-        "packages": packages,
-    }  # fmt: skip
+def seed(repetition: int) -> None:
+    """The peers draw from the global generators."""
+    random.seed(repetition)
+    np.random.seed(repetition)  # noqa: NPY002
+    torch.manual_seed(repetition)
 
 
 def main() -> None:
@@ -301,7 +280,8 @@ def main() -> None:
     cv2.setNumThreads(1)
     sample = load(options.tars)
     result: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(), "machine": machine(),
+        "machine": machine("torch", "torchvision", "pillow", "simplejpeg",
+                           "opencv-python-headless", "lightly"),
         "sample": Path(options.tars).parent.name, "images": len(sample.images),
         "mean_bytes": round(statistics.mean(map(len, sample.images))),
     }  # fmt: skip
@@ -323,17 +303,13 @@ def main() -> None:
             "decode only: Pillow": lambda: each(sample.images, with_pillow),
             "crops only: ours": lambda: crops_alone(sample.images),
         }
-        rates = measure(contenders, options.repetitions)
-        result["images_per_s"] = {
-            name: {"median": round(statistics.median(values), 1), "min": round(min(values), 1),
-                   "max": round(max(values), 1)}
-            for name, values in rates.items()
-        }  # fmt: skip
+        rates = by_turns(
+            {name: partial(rate, run) for name, run in contenders.items()},
+            options.repetitions, before=seed,
+        )  # fmt: skip
+        result["images_per_s"] = {name: spread(values) for name, values in rates.items()}
         first = rates["ours: tar to crops"]
-        result["ours_by"] = {
-            name: round(statistics.median(a / b for a, b in zip(first, values, strict=True)), 2)
-            for name, values in rates.items()
-        }
+        result["ours_by"] = {name: ratio(first, values) for name, values in rates.items()}
         result["fidelity"] = fidelity(sample.images)
         if options.growth:
             result["memory"] = growth(sample.shards, folder, options.growth)
@@ -343,17 +319,16 @@ def main() -> None:
     table.add_column("")
     table.add_column("images/s (spread)", justify="right")
     table.add_column("ours is faster by", justify="right")
-    for name, rate in result["images_per_s"].items():
-        table.add_row(name, f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})",
+    for name, rates_of in result["images_per_s"].items():
+        low, high = rates_of["min"], rates_of["max"]
+        table.add_row(name, f"{rates_of['median']:.0f} ({low:.0f} to {high:.0f})",
                       f"{result['ours_by'][name]:.2f}")  # fmt: skip
     console = Console(width=100)
     console.print(table)
     for name in ("fidelity", "memory", "readers"):
         if name in result:
             console.print(f"{name}: {result[name]}", highlight=False)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(options.out, result)
 
 
 if __name__ == "__main__":

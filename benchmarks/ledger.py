@@ -11,9 +11,7 @@ trains asks far less of its book. Figures are medians; the spread is from the le
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import sqlite3
 import statistics
@@ -24,15 +22,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import psutil
 from ledger_load import LEASE_S, OPEN_SHARDS, Load, shard, write_history
+from measuring import machine, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -317,18 +314,6 @@ def measure(finished: int, settings: Settings, folder: Path) -> dict[str, Any]:
     return result
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.machine(), "cores": psutil.cpu_count(),
-        "cores_used": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "python": platform.python_version(), "sqlite": sqlite3.sqlite_version,
-    }  # fmt: skip
-
-
 def rows(result: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """The table's lines: a name, and a cell for each size."""
     work = itemgetter("work")
@@ -423,15 +408,13 @@ def main() -> None:
         folder = Path(name)
         result = {
             "command": " ".join(["python", "benchmarks/ledger.py", *given]),
-            "date": datetime.now(UTC).date().isoformat(), "machine": machine(),
+            "machine": machine() | {"sqlite": sqlite3.sqlite_version},
             "settings": {k: v for k, v in asdict(settings).items() if v != float("inf")},
             "sizes": [measure(number, settings, folder) for number in finished],
             "discovery": apart(discover, folder, settings.files),
         }  # fmt: skip
     print_result(result)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(out, result)
 
 
 if __name__ == "__main__":

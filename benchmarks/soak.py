@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
 import random
 import signal
 import socket
@@ -27,6 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+from measuring import machine, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -264,8 +264,7 @@ def soak(
         "shards": counts.shards, "samples_known": counts.samples_known,
         "verify": verify(state.run),
         "memory_mb_start": memory_start, "memory_mb_end": memory_end,
-        "machine": {"cpus": psutil.cpu_count(), "python": platform.python_version(),
-                    "system": platform.platform()},
+        "machine": machine("ray", "torch"),
     }  # fmt: skip
 
 
@@ -308,8 +307,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         result = soak(options.minutes, options.seed, Path(folder), tuple(options.every_s))
     print_result(result)
-    if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(options.out, result)
     lineage = result["lineage"]
     assert isinstance(lineage, dict)
     broken = lineage["lost"] or lineage["double"] or lineage["stray"] or result["verify"]
