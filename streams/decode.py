@@ -45,7 +45,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_JPEG, _EXIF = b"\xff\xd8\xff", b"Exif\0\0"
+_JPEG, _APP1, _SCAN = b"\xff\xd8\xff", 0xE1, 0xDA
+_TURNS = (b"Exif\0\0", b"tiff:Orientation")  # in an APP1 segment: EXIF, or XMP
 _PLAIN_JPEG = ("YCbCr", "Gray", "RGB")
 
 
@@ -83,7 +84,7 @@ def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
 
 def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> Tensor | None:
     """The quick way, for upright JPEGs without fault; None leaves it to Pillow."""
-    if _EXIF in data and _turn(data) is not None:
+    if _may_be_turned(data) and _turn(data) is not None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -96,6 +97,17 @@ def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> Tensor | None:
     except Exception:  # damaged, or only odd: it raises KeyError for a rare subsampling
         return None
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _may_be_turned(jpeg: bytes) -> bool:
+    """Whether a segment before the pixels may hold an orientation. Damage is left to others."""
+    at = 2
+    while jpeg[at : at + 1] == b"\xff" and at + 4 <= len(jpeg) and jpeg[at + 1] != _SCAN:
+        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        if jpeg[at + 1] == _APP1 and any(mark in jpeg[at:end] for mark in _TURNS):
+            return True
+        at = end
+    return False
 
 
 def _turn(data: bytes) -> Image.Transpose | None:

@@ -79,6 +79,17 @@ def test_orientation_is_applied(orientation, format):
     assert torch.equal(decode_image(data, LIMITS), pixels(ImageOps.exif_transpose(opened(data))))
 
 
+def test_orientation_in_xmp_is_applied():
+    """As Pillow does, and behind other segments."""
+    xmp = b'http://ns.adobe.com/xap/1.0/\0<rdf tiff:Orientation="6"/>'
+    plain = encode(picture(), "JPEG", comment=b"a segment before it")
+    segment = b"\xff\xe1" + (len(xmp) + 2).to_bytes(2) + xmp
+    at = plain.index(b"\xff\xdb")  # before the quantisation tables
+    data = plain[:at] + segment + plain[at:]
+    turned = opened(plain).transpose(Image.Transpose.ROTATE_270)
+    assert torch.equal(decode_image(data, LIMITS), pixels(turned))
+
+
 def test_damaged_exif_counts_as_none():
     exif = b"Exif\0\0" + b"II*\0\xff\xff\xff\x7f" + bytes(range(40))
     data = encode(picture(), "JPEG", exif=exif)
