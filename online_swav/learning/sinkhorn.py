@@ -13,6 +13,9 @@ from torch import Tensor
 
 from online_swav.learning.ranks import SINGLE_RANK, Ranks
 
+LINEAR_FROM = 0.04
+"""Epsilon from which on no entry vanishes: cosines span 2 / 0.04 = 50 powers of e, float32 87."""
+
 
 @torch.no_grad()
 def sinkhorn(
@@ -20,8 +23,12 @@ def sinkhorn(
 ) -> Float[Tensor, "N K"]:
     """Soft codes of N samples over K prototypes.
 
-    Works on logarithms in float32: in linear float32 small entries vanish below epsilon 0.028 at
-    K = 3000, and half precision overflows above cosine 0.55 at epsilon 0.05.
+    An iteration only scales rows and columns of exp(scores / epsilon), so that matrix is made once,
+    in float32, read twice per iteration, and scaled once at the end. For sharp codes its entries
+    would vanish (linear float32 fails below epsilon 0.028 at K = 3000; half precision overflows
+    above cosine 0.55 at epsilon 0.05): below `LINEAR_FROM` the first iteration works on logarithms.
+    It leaves 1/(N K) or more as the largest entry of every row and column, beside which nothing
+    matters that is small enough to vanish.
 
     Args:
         scores: Cosines of N embeddings (batch, then this rank's share of the queue) to K
@@ -44,13 +51,24 @@ def sinkhorn(
     if scores.shape[0] == 0 and ranks.size == 1:
         raise ValueError("Sinkhorn needs at least one sample")
     with torch.autocast(device_type=scores.device.type, enabled=False):
-        log_q = scores.float() / epsilon
+        if epsilon >= LINEAR_FROM:
+            codes = ((scores.float() - 1) / epsilon).exp_()
+        else:
+            log_q = scores.float() / epsilon
+            log_q -= _log_sum_over_samples(log_q, ranks)
+            codes = log_q.softmax(dim=1)
+            iterations -= 1
+        per_sample = codes.new_ones(codes.shape[0])
         for _ in range(iterations):
-            # Prototypes: every column gets the same mass. The factor 1/K cancels in the next line.
-            log_q = log_q - _log_sum_over_samples(log_q, ranks)
+            # Prototypes: every column gets the same mass, over all ranks. Any factor would do; it
+            # may not drift away.
+            per_prototype = ranks.sum(per_sample @ codes).reciprocal_()
+            per_prototype /= per_prototype.mean()
             # Samples: every row becomes a distribution. A row lives on one rank.
-            log_q = log_q.log_softmax(dim=1)
-        return log_q.exp()
+            per_sample = (codes @ per_prototype).reciprocal_()
+        if iterations:
+            codes.mul_(per_prototype).mul_(per_sample.unsqueeze(1))
+        return codes
 
 
 def _log_sum_over_samples(log_q: Float[Tensor, "N K"], ranks: Ranks) -> Float[Tensor, " K"]:
