@@ -42,6 +42,11 @@ def learner_threads(config: RunConfig, *, ranks: int) -> int:
     return config.threads or max(1, (os.cpu_count() or 1) // ranks)
 
 
+def compiles(config: RunConfig, device: torch.device) -> bool:
+    """Whether the learner goes through torch.compile: as configured, or on a GPU."""
+    return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+
+
 def start_learner(
     config: RunConfig, *, ranks: Ranks, device: torch.device
 ) -> tuple[Learner, Checkpoint | None]:
@@ -54,7 +59,8 @@ def start_learner(
     wrap = wrapper(ranks, device=device, sync_batch_norm=config.learner.sync_batch_norm)
     newest = Checkpoints(Path(config.run), keep=config.checkpoint.keep).latest()
     try:
-        learner = Learner(config.learner, device=device, ranks=ranks, seed=config.seed, wrap=wrap)
+        learner = Learner(config.learner, device=device, ranks=ranks, seed=config.seed, wrap=wrap,
+                          compile=compiles(config, device))  # fmt: skip
         if newest is not None:
             learner.load_state_dict(newest.learner_state())
     except ValueError as error:

@@ -134,6 +134,9 @@ class RunConfig:
     """Most learner ranks: Ray Train takes what the cluster has; None keeps `learners`."""
     threads: int | None = None
     """CPU threads of one learner; None shares the machine's cores among the learners."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of network and colour operations: minutes at the start, then faster steps; auto
+    compiles on a GPU. Without a C compiler the run goes on uncompiled."""
     report_every_s: float = 1.0
     """Seconds between two reports of the learner; the device is not waited for in between."""
     crops: tuple[CropFamily, ...] = OFFICIAL_CROPS

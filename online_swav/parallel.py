@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,9 +36,10 @@ class ProcessGroupRanks:
 
     def gather(self, tensor: Tensor, dim: int) -> Tensor:
         """Concatenation over ranks along `dim`, whose size may differ from rank to rank."""
-        length = torch.tensor([tensor.shape[dim]], device=tensor.device)
+        # On the host, so that nobody waits for the device.
+        length = torch.tensor([tensor.shape[dim]])
         lengths = [torch.zeros_like(length) for _ in range(self.size)]
-        dist.all_gather(lengths, length)
+        dist.all_gather(lengths, length, group=self._host_group)
         sizes = [int(size) for size in lengths]
         moved = tensor.movedim(dim, 0).contiguous()
         padded = moved.new_zeros((max(sizes), *moved.shape[1:]))
@@ -48,9 +49,9 @@ class ProcessGroupRanks:
         joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
         return joined.movedim(0, dim)
 
-    def vote(self, flags: list[bool]) -> list[int]:
-        """How many ranks say yes to each flag. On the host: no device is waited for."""
-        counts = torch.tensor(flags, dtype=torch.int64)
+    def vote(self, numbers: Sequence[int]) -> list[int]:
+        """Sum of each number over ranks. On the host: no device is waited for."""
+        counts = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(counts, group=self._host_group)
         return [int(count) for count in counts]
 
@@ -62,11 +63,11 @@ def current_ranks() -> Ranks:
     return SINGLE_RANK
 
 
-def vote(ranks: Ranks, flags: list[bool]) -> list[int]:
-    """How many ranks say yes to each flag; every rank must call this equally often."""
+def vote(ranks: Ranks, numbers: Sequence[int]) -> list[int]:
+    """Sum of each number over ranks: of flags, how many say yes. Every rank must call it."""
     if isinstance(ranks, ProcessGroupRanks):
-        return ranks.vote(flags)
-    return [int(flag) for flag in flags]
+        return ranks.vote(numbers)
+    return [int(number) for number in numbers]
 
 
 def wrapper(

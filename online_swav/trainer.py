@@ -141,6 +141,7 @@ class Trainer:
         self._committed_version = resumed.manifest.ledger_version if resumed else 0
         self._probes = [ProbeStatus(**p) for p in resumed.manifest.probes] if resumed else []  # type: ignore[arg-type]
         self._held: Batch | None = None
+        self._images = 0  # that all ranks together hold for the next step
         self._dry_since: float | None = None
         self._flush = False
         self._finished: str | None = None
@@ -200,14 +201,16 @@ class Trainer:
                     self._held = self._claim(batch)
         now = time.monotonic()
         held, dry = self._held is not None, self._held is None and self._feed.dry
+        images = 0 if self._held is None else len(self._held)
         self._dry_since = (self._dry_since or now) if dry else None
         out = self._dry_since is not None and now - self._dry_since >= PATIENCE_S
         first = self._ranks.rank == 0
         report_due = first and now - self._reported[0] >= self._config.report_every_s
         commit_due = first and self._commit_due(now)
         with self._timed("wait"):
-            ready, stop, all_dry, dried_out, report, commit = vote(
-                self._ranks, [held, self._desk.wants_stop(), dry, out, report_due, commit_due]
+            ready, stop, all_dry, dried_out, report, commit, self._images = vote(
+                self._ranks,
+                [held, self._desk.wants_stop(), dry, out, report_due, commit_due, images],
             )
         if report:
             self._report("training" if ready else "idle")
@@ -236,7 +239,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         with self._timed("step"):
-            self._last = self._learner.step(batch.crops)
+            self._last = self._learner.step(batch.crops, images=self._images)
         self._observer.at("after_step", step=self._learner.step_count, origins=batch.origins)
         if self._learner.step_count % self._config.probe.every_steps == 0:
             self._run_probe()

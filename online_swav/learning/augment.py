@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
+from online_swav.learning.compilation import compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,8 @@ class PhotometricAugment:
         blur_sigma: Range of sigma, in pixels.
         mean: Subtracted per channel.
         std: Divided by per channel.
+        compile: Whether the colour operations go through torch.compile: on a GPU they are many
+            small passes over the memory, which it makes one.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class PhotometricAugment:
         blur_sigma: tuple[float, float],
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        compile: bool = False,
     ) -> None:
         self._jitter = jitter
         self._jitter_p = jitter_p
@@ -69,6 +72,7 @@ class PhotometricAugment:
         self._blur_sigma = blur_sigma
         self._mean = mean
         self._std = std
+        self._adjust = [compiled(a, dynamic=True) if compile else a for a in _ADJUSTMENTS]
 
     def draw(self, num: int, *, generator: torch.Generator) -> AugmentParameters:
         """Parameters of `num` crops; the generator is one of the host."""
@@ -96,7 +100,7 @@ class PhotometricAugment:
         """The augmented, normalised crops in float32, on their device."""
         # Planes, since the colour of a crop is changed channel by channel.
         images = crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-        _color_jitter(images, parameters)
+        self._color_jitter(images, parameters)
         gray = _where(parameters.grayscale, images.device)
         if gray is not None:
             images[gray] = _to_gray(images[gray]).expand(-1, 3, -1, -1)
@@ -110,6 +114,21 @@ class PhotometricAugment:
             images[:, channel].sub_(mean).div_(std)
         return images
 
+    def _color_jitter(
+        self, images: Float[Tensor, "N 3 S S"], parameters: AugmentParameters
+    ) -> None:
+        """In place. Each slot of the order runs each operation once, on those that have it there.
+
+        Four slots by four operations are sixteen passes, over a quarter of the crops each.
+        """
+        for slot in range(4):
+            for number, adjust in enumerate(self._adjust):
+                chosen = parameters.jitter & (parameters.order[:, slot] == number)
+                index = _where(chosen, images.device)
+                if index is not None:
+                    factor = parameters.factors[chosen, number].view(-1, 1, 1, 1)
+                    adjust(images, index, factor.to(images.device, non_blocking=True))
+
 
 def _where(chosen: Bool[Tensor, " N"], device: torch.device) -> Int[Tensor, " n"] | None:
     """Positions of the chosen crops on the device; None when there are none."""
@@ -117,39 +136,36 @@ def _where(chosen: Bool[Tensor, " N"], device: torch.device) -> Int[Tensor, " n"
     return index.to(device, non_blocking=True) if len(index) else None
 
 
-def _color_jitter(images: Float[Tensor, "N 3 S S"], parameters: AugmentParameters) -> None:
-    """In place. Each slot of the order runs each operation once, on the crops that have it there.
-
-    Four slots by four operations are sixteen passes, over a quarter of the crops each.
-    """
-    for slot in range(4):
-        for number, adjust in enumerate((_brightness, _contrast, _saturation, _hue)):
-            chosen = parameters.jitter & (parameters.order[:, slot] == number)
-            index = _where(chosen, images.device)
-            if index is not None:
-                factor = parameters.factors[chosen, number].view(-1, 1, 1, 1)
-                images[index] = adjust(images[index], factor.to(images.device, non_blocking=True))
-
-
 def _to_gray(images: Tensor) -> Tensor:
     red, green, blue = images.unbind(dim=1)
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).unsqueeze(1)
 
 
-def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return images.mul_(factor).clamp_(0, 1)
+def _brightness(images: Tensor, index: Tensor, factor: Tensor) -> None:
+    images[index] = images[index].mul_(factor).clamp_(0, 1)
 
 
-def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    mean = _to_gray(images).mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(mean, images, factor).clamp_(0, 1)
+def _contrast(images: Tensor, index: Tensor, factor: Tensor) -> None:
+    chosen = images[index]
+    mean = _to_gray(chosen).mean(dim=(1, 2, 3), keepdim=True)
+    images[index] = torch.lerp(mean, chosen, factor).clamp_(0, 1)
 
 
-def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_to_gray(images), images, factor).clamp_(0, 1)
+def _saturation(images: Tensor, index: Tensor, factor: Tensor) -> None:
+    chosen = images[index]
+    images[index] = torch.lerp(_to_gray(chosen), chosen, factor).clamp_(0, 1)
 
 
-def _hue(images: Tensor, shift: Tensor) -> Tensor:
+def _hue(images: Tensor, index: Tensor, factor: Tensor) -> None:
+    """`factor` is in turns."""
+    images[index] = _rotate_hue(images[index], factor)
+
+
+_ADJUSTMENTS = (_brightness, _contrast, _saturation, _hue)
+"""In place on the crops at `index` [n], with a factor [n, 1, 1, 1]; numbered as in `order`."""
+
+
+def _rotate_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Rotate the hue by `shift` turns, through HSV with the hue in sextants."""
     red, green, blue = images.unbind(dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)

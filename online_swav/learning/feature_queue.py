@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -35,10 +35,16 @@ class FeatureQueue(nn.Module):
         return self.length > 0 and self.filled == self.length
 
     @torch.no_grad()
-    def push(self, embeddings: Float[Tensor, "A B D"]) -> None:
-        """Put the embeddings of a step in front; the oldest fall out."""
-        joined = torch.cat([embeddings.to(self.features), self.features], dim=1)
-        self.features.copy_(joined[:, : self.length])
+    def push(
+        self, embeddings: Float[Tensor, "A B D"], *, unless: Bool[Tensor, ""] | None = None
+    ) -> None:
+        """Put the embeddings of a step in front; the oldest fall out.
+
+        Where `unless` holds, which the device alone knows, the features stay as they are; then
+        `filled` counts too many, and the caller takes them back.
+        """
+        joined = torch.cat([embeddings.to(self.features), self.features], dim=1)[:, : self.length]
+        self.features.copy_(joined if unless is None else self.features.where(unless, joined))
         self.filled = min(self.filled + embeddings.shape[1], self.length)
 
     def share(self, *, rank: int, size: int) -> Float[Tensor, "A l D"]:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from online_swav.learning.findings import Finding, Health
@@ -69,6 +69,7 @@ class HealthMonitor(nn.Module):
     moment: Tensor
     mean: Tensor
     seen: Tensor
+    images: Tensor
     loss: Tensor
 
     def __init__(self, *, num_prototypes: int, embedding_dim: int, window_images: int) -> None:
@@ -78,9 +79,10 @@ class HealthMonitor(nn.Module):
         self.register_buffer("moment", torch.zeros(2, embedding_dim, embedding_dim))
         self.register_buffer("mean", torch.zeros(2, embedding_dim))
         self.register_buffer("seen", torch.zeros(2, dtype=torch.int64))
+        # Images of all ranks in the window that is being filled; `seen` counts those of this rank.
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
         # Smoothed loss and smoothed 1: their ratio has no bias towards the start.
         self.register_buffer("loss", torch.zeros(2))
-        self._images = 0
 
     @torch.no_grad()
     def update(
@@ -90,24 +92,28 @@ class HealthMonitor(nn.Module):
         loss: Float[Tensor, ""],
         *,
         images: int,
+        unless: Bool[Tensor, ""],
     ) -> None:
-        """Add a step: raw scores and embeddings of one view; `images` counts all ranks."""
+        """Add a step: raw scores and embeddings of one view; `images` counts all ranks.
+
+        Where `unless` holds nothing is added. Nothing here waits for the device.
+        """
+        used = ~unless
         # Not bincount: it waits for the device.
         winners = scores.argmax(dim=1)
-        self.counts[0].index_add_(0, winners, torch.ones_like(winners, dtype=self.counts.dtype))
+        self.counts[0].index_add_(0, winners, used.to(self.counts.dtype).expand(len(winners)))
+        embeddings = embeddings.masked_fill(unless, 0)
         self.moment[0] += embeddings.T @ embeddings
         self.mean[0] += embeddings.sum(dim=0)
-        self.seen[0] += len(embeddings)
-        self.loss.mul_(LOSS_SMOOTHING).add_(
-            torch.stack([loss, torch.ones_like(loss)]), alpha=1 - LOSS_SMOOTHING
-        )
-        self._images += images
-        if self._images >= self._window:
-            for name in ("counts", "moment", "mean", "seen"):
-                buffer = getattr(self, name)
-                buffer[1] = buffer[0]
-                buffer[0].zero_()
-            self._images = 0
+        self.seen[0] += len(embeddings) * used
+        self.images += images * used
+        smoothed = self.loss.lerp(torch.stack([loss, torch.ones_like(loss)]), 1 - LOSS_SMOOTHING)
+        self.loss.copy_(self.loss.where(unless, smoothed))
+        full = self.images >= self._window
+        for buffer in (self.counts, self.moment, self.mean, self.seen):
+            rolled = torch.stack([torch.zeros_like(buffer[0]), buffer[0]])
+            buffer.copy_(rolled.where(full, buffer))
+        self.images *= ~full
 
     def values(self, ranks: Ranks = SINGLE_RANK) -> HealthValues:
         """The last full window. A collective: every rank must call it at the same step."""
@@ -130,14 +136,6 @@ class HealthMonitor(nn.Module):
             effective_rank=rankme(moment),
             embedding_std_ratio=math.sqrt(float(variance.mean()) * variance.shape[0]),
         )
-
-    def get_extra_state(self) -> int:
-        """Images in the window that is being filled."""
-        return self._images
-
-    def set_extra_state(self, state: int) -> None:
-        """Inverse of `get_extra_state`."""
-        self._images = int(state)
 
 
 def assess(

@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from online_swav.learning.augment import PhotometricAugment
+from online_swav.learning.compilation import compiled
 from online_swav.learning.config import LearnerConfig
 from online_swav.learning.feature_queue import FeatureQueue
 from online_swav.learning.findings import Health
 from online_swav.learning.health import HealthMonitor, HealthValues, assess
 from online_swav.learning.loss import swapped_prediction_loss
 from online_swav.learning.model import SwavModel
+from online_swav.learning.nonfinite import NonFiniteLossError, NonFiniteSteps, Snapshot
 from online_swav.learning.optim import build_optimizer
 from online_swav.learning.precision import refuse_unset_gradients
 from online_swav.learning.randomness import step_generator
@@ -25,15 +27,11 @@ from online_swav.learning.report import StepReport
 from online_swav.learning.schedule import learning_rate, ramp
 from online_swav.learning.sinkhorn import check_scores, sinkhorn
 from online_swav.learning.state import require_same_layout
+from online_swav.learning.upload import Upload
 
 __all__ = ["Learner", "NonFiniteLossError", "StepReport"]
 
 NUM_ASSIGNED = 2
-NONFINITE_MEMORY_STEPS = 1000
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss stayed NaN or infinite for too many steps in a row."""
 
 
 def _code_values(
@@ -63,6 +61,7 @@ class Learner:
         ranks: All ranks; codes, gradients and the queue are those of all of them together.
         seed: Of the initial weights and of every step's random numbers; not negative.
         wrap: Put around the model from outside: DDP, SyncBN. Identity on one rank.
+        compile: Whether network and colour operations go through torch.compile.
 
     Raises:
         ValueError: If the backbone is unknown or unsuitable.
@@ -76,6 +75,7 @@ class Learner:
         ranks: Ranks = SINGLE_RANK,
         seed: int = 0,
         wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+        compile: bool = False,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
@@ -90,7 +90,9 @@ class Learner:
             )  # fmt: skip
         refuse_unset_gradients(self.model)
         self.model.to(self.device).to(memory_format=self._memory_format)
-        self._network = wrap(self.model)
+        network = wrap(self.model)
+        self._network = compiled(network) if compile else network
+        self._upload = Upload(self.device)
         self._optimizer = build_optimizer(self.model, config.optim)
         self._queue = FeatureQueue(
             num_views=NUM_ASSIGNED, length=config.queue.length, dim=config.model.embedding_dim
@@ -99,7 +101,7 @@ class Learner:
         self._augment = PhotometricAugment(
             jitter=augment.jitter, jitter_p=augment.jitter_p, grayscale_p=augment.grayscale_p,
             blur_p=augment.blur_p, blur_sigma=augment.blur_sigma, mean=augment.mean,
-            std=augment.std,
+            std=augment.std, compile=compile,
         )  # fmt: skip
         self._monitor = HealthMonitor(
             num_prototypes=config.model.num_prototypes, embedding_dim=config.model.embedding_dim,
@@ -110,10 +112,7 @@ class Learner:
         """Steps made, skipped ones included: claims are keyed by it."""
         self.samples_seen = 0
         """Images in these steps, all ranks."""
-        self.nonfinite_steps = 0
-        """Steps skipped for a non-finite loss."""
-        self._nonfinite_in_a_row = 0
-        self._last_nonfinite_step = -1
+        self._nonfinite = NonFiniteSteps(config.health.max_nonfinite_steps)
 
     @property
     def _memory_format(self) -> torch.memory_format:
@@ -124,19 +123,33 @@ class Learner:
         """Fill of the feature queue; 0 when it is off."""
         return self._queue.filled / self._queue.length if self._queue.length else 0.0
 
-    def step(self, crops: Sequence[UInt8[Tensor, "_ B 3 _ _"]]) -> StepReport:
+    @property
+    def nonfinite_steps(self) -> int:
+        """Steps that are known to be skipped for a non-finite loss."""
+        return self._nonfinite.total
+
+    def step(
+        self, crops: Sequence[UInt8[Tensor, "_ B 3 _ _"]], *, images: int | None = None
+    ) -> StepReport:
         """Train on one batch: a tensor [v, B, 3, s, s] per crop family, of its own v and s.
 
         The first two views of the first family get codes, and every view predicts them. One of
         several ranks may bring no images (B = 0, as at the end of a stream): it takes part in every
         collective with nothing, and gets the same update.
 
-        The host waits for the device once, to learn whether loss and gradient are finite, and how
-        many images all ranks have. When they are not finite on any rank, nothing changes on all
-        ranks: weights, optimizer and queue are not touched, and the batch norm statistics, which
-        the forward pass has moved, are put back from a copy. The images are spent, so `step_count`
-        grows; the report says `updated=False`. (The first step of a process waits once more, to
-        check the scores; on several ranks the queue's gather waits too.)
+        When loss or gradient are not finite on any rank, nothing changes on all ranks: weights,
+        optimizer and queue are not touched, and the batch norm statistics, which the forward pass
+        has moved, are put back from a copy. The images are spent, so `step_count` grows; the report
+        says `skipped`.
+
+        On a GPU the host does not wait for this step: the device decides about its update, and the
+        host learns of it `RUN_AHEAD_STEPS` later. It waits in the first step of a process, to check
+        the scores, and while the queue fills.
+
+        Args:
+            crops: Of this rank, in any memory.
+            images: Of all ranks together, if the caller knows; otherwise the ranks are asked, and
+                the device is waited for.
 
         Raises:
             NonFiniteLossError: At `health.max_nonfinite_steps` such steps in a row.
@@ -154,24 +167,24 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
-        statistics = [buffer.clone() for buffer in self.model.buffers()]
+        count = crops[0].shape[1]
+        total = self._total(count) if images is None else images
+        statistics = Snapshot(list(self.model.buffers()))
         with step_generator(
             seed=self._seed, step=self.step_count, rank=self._ranks.rank, device=self.device
         ) as generator:
-            families = [self._prepare(family, generator) for family in crops]
+            families = [self._prepare(family, generator) for family in self._upload(crops)]
             with torch.autocast(
                 self.device.type, dtype=torch.bfloat16, enabled=config.autocast == "bf16"
             ):
                 embeddings, scores = self._network(families)
-        count = crops[0].shape[1]
         if not self._checked_scores and count:
             check_scores(scores)
             self._checked_scores = True
         assigned = embeddings[:NUM_ASSIGNED].detach()
         codes = self._codes(scores[:NUM_ASSIGNED].detach(), epsilon=epsilon)
         loss = swapped_prediction_loss(scores, codes, temperature=temperature)
-        images = self._ranks.sum(torch.full((), float(count), device=self.device))
-        share = count / images
+        share = count / max(total, 1)
         grad_norm = self._backward(loss, share=share)
         loss = loss.detach()
 
@@ -180,22 +193,17 @@ class Learner:
         sums = self._ranks.sum(
             torch.stack([unwell, *(share * v for v in (loss, *_code_values(codes, assigned)))])
         )
-        loss, code_entropy, view_agreement, embedding_std = sums[1:].unbind()
-        skip, total = torch.stack([sums[0], images]).tolist()
-        if skip or not count:  # an empty batch has no statistics
-            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
-                buffer.copy_(before)
-        if skip:
-            self._count_nonfinite(loss)
-        else:
-            self._update(assigned)
-            self._monitor.update(scores[0].detach(), assigned[0], loss, images=int(total))
-            self._nonfinite_in_a_row = 0
+        skip, (loss, code_entropy, view_agreement, embedding_std) = sums[0] > 0, sums[1:].unbind()
+        # An empty batch has no statistics.
+        statistics.restore(where=skip if count else torch.ones_like(skip))
+        self._nonfinite.record(self.step_count, skip)
+        self._update(assigned, unless=skip)
+        self._monitor.update(scores[0].detach(), assigned[0], loss, images=total, unless=skip)
         self.step_count += 1
-        self.samples_seen += int(total)
+        self.samples_seen += total
         return StepReport(
-            step=self.step_count, samples=int(total), lr=lr, epsilon=epsilon,
-            temperature=temperature, updated=not skip, loss=loss, grad_norm=grad_norm,
+            step=self.step_count, samples=total, lr=lr, epsilon=epsilon,
+            temperature=temperature, skipped=skip, loss=loss, grad_norm=grad_norm,
             code_entropy=code_entropy, view_agreement=view_agreement, embedding_std=embedding_std,
             prototype_mass=codes.sum(dim=(0, 1)) / max(NUM_ASSIGNED * count, 1),
             embedding_dim=embeddings.shape[2],
@@ -208,23 +216,28 @@ class Learner:
     def health(self) -> Health:
         """Verdict and findings. A collective, as `health_values`; waits for the device."""
         model = self.config.model
-        recent = self._last_nonfinite_step >= max(0, self.step_count - NONFINITE_MEMORY_STEPS)
+        self._nonfinite.settle()
         return assess(
             self.health_values(),
             step=self.step_count,
             stuck_after_steps=self.config.health.stuck_after_steps,
             num_prototypes=model.num_prototypes,
             embedding_dim=model.embedding_dim,
-            recent_nonfinite=self.nonfinite_steps if recent else 0,
+            recent_nonfinite=self._nonfinite.recent(self.step_count),
         )
 
     # -- parts of a step -----------------------------------------------------------------------
 
+    def _total(self, count: int) -> int:
+        if self._ranks.size == 1:
+            return count
+        return int(self._ranks.sum(torch.full((), float(count), device=self.device)))
+
     def _prepare(
         self, family: UInt8[Tensor, "v b 3 s s"], generator: torch.Generator
     ) -> Float[Tensor, "v b 3 s s"]:
-        """Augmented crops on the device."""
-        flat = family.flatten(0, 1).to(self.device, non_blocking=True)
+        """Augmented crops."""
+        flat = family.flatten(0, 1)
         images = self._augment.apply(flat, self._augment.draw(len(flat), generator=generator))
         images = images.contiguous(memory_format=self._memory_format)
         return images.view(family.shape)
@@ -243,7 +256,7 @@ class Learner:
         ]  # fmt: skip
         return torch.stack(codes)
 
-    def _backward(self, loss: Float[Tensor, ""], *, share: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    def _backward(self, loss: Float[Tensor, ""], *, share: float) -> Float[Tensor, ""]:
         """Gradients and their norm; frozen prototypes get none.
 
         DDP averages over ranks: the weight makes it the mean over all images, however they lie.
@@ -255,42 +268,31 @@ class Learner:
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(grads)
 
-    def _update(self, assigned: Float[Tensor, "A B D"]) -> None:
+    def _update(self, assigned: Float[Tensor, "A B D"], *, unless: Bool[Tensor, ""]) -> None:
+        self._optimizer.found_inf = unless.float()  # type: ignore[attr-defined]
         self._optimizer.step()
         if not self._prototypes_frozen:
-            self.model.normalize_prototypes()
+            self.model.normalize_prototypes(unless=unless)
         if self._queue.length and self.step_count >= self.config.queue.start_step:
-            self._queue.push(self._ranks.gather(assigned, 1))
+            filled = self._queue.filled
+            self._queue.push(self._ranks.gather(assigned, 1), unless=unless)
+            if filled < self._queue.length:
+                self._nonfinite.settle()
+                if self._nonfinite.in_a_row:
+                    self._queue.filled = filled
 
     @property
     def _prototypes_frozen(self) -> bool:
         return self.step_count < self.config.codes.freeze_prototypes_steps
 
-    def _count_nonfinite(self, loss: Tensor) -> None:
-        self.nonfinite_steps += 1
-        self._nonfinite_in_a_row += 1
-        self._last_nonfinite_step = self.step_count
-        if self._nonfinite_in_a_row >= self.config.health.max_nonfinite_steps:
-            first = self.step_count - self._nonfinite_in_a_row + 2
-            raise NonFiniteLossError(
-                f"loss or gradient not finite in steps {first} to {self.step_count + 1} (last loss "
-                f"{float(loss):g}). The newest checkpoint is from before: start again with a lower "
-                "--learner.optim.lr, a longer --learner.schedule.warmup-steps, or "
-                "--learner.autocast off."
-            )
-
     # -- state ---------------------------------------------------------------------------------
-
-    _COUNTERS = (
-        "step_count", "samples_seen", "nonfinite_steps", "_nonfinite_in_a_row",
-        "_last_nonfinite_step",
-    )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on; loads with `torch.load(weights_only=True)`.
 
         Nothing in it is shaped by the number of ranks. Rates and decay are the configuration's.
         """
+        self._nonfinite.settle()
         return {
             "model": self.model.state_dict(),
             "optimizer": {
@@ -299,7 +301,13 @@ class Learner:
             },
             "queue": self._queue.state_dict(),
             "monitor": self._monitor.state_dict(),
-            "counters": {name.lstrip("_"): getattr(self, name) for name in self._COUNTERS},
+            "counters": {
+                "step_count": self.step_count,
+                "samples_seen": self.samples_seen,
+                "nonfinite_steps": self._nonfinite.total,
+                "nonfinite_in_a_row": self._nonfinite.in_a_row,
+                "last_nonfinite_step": self._nonfinite.last_step,
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -317,6 +325,10 @@ class Learner:
         groups = self._optimizer.state_dict()["param_groups"]
         moments = copy.deepcopy(state["optimizer"]["state"])
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        for name in self._COUNTERS:
-            setattr(self, name, int(state["counters"][name.lstrip("_")]))
+        counters = state["counters"]
+        self.step_count = int(counters["step_count"])
+        self.samples_seen = int(counters["samples_seen"])
+        self._nonfinite.total = int(counters["nonfinite_steps"])
+        self._nonfinite.in_a_row = int(counters["nonfinite_in_a_row"])
+        self._nonfinite.last_step = int(counters["last_nonfinite_step"])
         self._checked_scores = False

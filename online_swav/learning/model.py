@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 import torchvision
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 _ONE_SIZE_ONLY = ("vit_", "maxvit_")
@@ -105,9 +105,11 @@ class SwavModel(nn.Module):
         self.normalize_prototypes()
 
     @torch.no_grad()
-    def normalize_prototypes(self) -> None:
-        """Put every prototype on the unit sphere, in place."""
-        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+    def normalize_prototypes(self, *, unless: Bool[Tensor, ""] | None = None) -> None:
+        """Put every prototype on the unit sphere, in place; not where `unless` holds."""
+        weight = self.prototypes.weight
+        unit = F.normalize(weight, dim=1)
+        weight.copy_(unit if unless is None else weight.where(unless, unit))
 
     def forward(
         self, families: Sequence[Float[Tensor, "_ B 3 _ _"]]

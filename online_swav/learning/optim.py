@@ -19,7 +19,8 @@ class LARS(torch.optim.Optimizer):
     whose weight or gradient is all zero moves by the plain gradient, so that it can leave zero.
 
     Groups with `adapt=False` are plain SGD. Parameters without a gradient are skipped and keep
-    their momentum.
+    their momentum. As torch's fused optimizers, a step does nothing when the attribute `found_inf`
+    is a tensor that holds 1.
     """
 
     def __init__(
@@ -47,39 +48,55 @@ class LARS(torch.optim.Optimizer):
             if not params:
                 continue
             grads: list[Tensor] = [p.grad for p in params if p.grad is not None]
-            decay = group["weight_decay"]
+            decay, buffers = group["weight_decay"], _momentum_buffers(self, params)
             if group["adapt"]:
-                norms = zip(torch._foreach_norm(params), torch._foreach_norm(grads), strict=True)
-                scales = [_scales(w, g, decay, group["trust_coefficient"]) for w, g in norms]
-                updates = torch._foreach_mul(grads, [scale[0] for scale in scales])
-                torch._foreach_add_(updates, torch._foreach_mul(params, [s[1] for s in scales]))
+                weight_norms = torch.stack(torch._foreach_norm(params))
+                grad_norms = torch.stack(torch._foreach_norm(grads))
+                for_grads, for_weights = _scales(
+                    weight_norms, grad_norms, decay, group["trust_coefficient"]
+                )
+                updates = torch._foreach_mul(grads, list(for_grads))
+                torch._foreach_add_(updates, torch._foreach_mul(params, list(for_weights)))
             else:
                 updates = torch._foreach_add(grads, params, alpha=decay)
-            buffers = []
-            for p in params:
-                state = self.state[p]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                buffers.append(state["momentum_buffer"])
-            torch._foreach_mul_(buffers, group["momentum"])
+            momentum: float | Tensor = group["momentum"]
+            rate: float | Tensor = group["lr"]
+            found_inf: Tensor | None = getattr(self, "found_inf", None)
+            if found_inf is not None:
+                # Decided on the device: the update vanishes bit by bit, NaN included.
+                go = 1 - found_inf
+                torch._foreach_mul_([u.view(torch.int32) for u in updates], go.to(torch.int32))
+                momentum, rate = momentum * go + found_inf, rate * go
+            torch._foreach_mul_(buffers, momentum)
             torch._foreach_add_(buffers, updates)
-            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+            torch._foreach_sub_(params, torch._foreach_mul(buffers, rate))
         return loss
 
 
 def _scales(
-    weight_norm: Tensor, grad_norm: Tensor, decay: float, trust: float
+    weight_norms: Tensor, grad_norms: Tensor, decay: float, trust: float
 ) -> tuple[Tensor, Tensor]:
-    """Factors of gradient and weight in the update, as 0-d tensors: no wait for the device."""
-    local = trust * weight_norm / (grad_norm + decay * weight_norm + 1e-8)
-    adapts = (weight_norm > 0) & (grad_norm > 0)
+    """Factors of gradients and weights in the updates; no wait for the device."""
+    local = trust * weight_norms / (grad_norms + decay * weight_norms + 1e-8)
+    adapts = (weight_norms > 0) & (grad_norms > 0)
     return torch.where(adapts, local, 1.0), torch.where(adapts, decay * local, 0.0)
+
+
+def _momentum_buffers(optimizer: torch.optim.Optimizer, params: Iterable[Tensor]) -> list[Tensor]:
+    buffers = []
+    for p in params:
+        state = optimizer.state[p]
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        buffers.append(state["momentum_buffer"])
+    return buffers
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """The configured optimizer with two groups: kernels and matrices, and 1-d parameters.
 
     1-d parameters (biases, batch norm) get neither decay nor trust scaling, unless `decay_all`.
+    All kinds skip a step whose `found_inf` (torch's protocol of gradient scaling) holds 1.
     """
     params = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": [p for p in params if p.ndim > 1]}]
@@ -89,12 +106,17 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         if config.kind == "lars":
             flat["adapt"] = False
     groups.append(flat)
+    if config.kind == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas,
+                                 weight_decay=config.weight_decay, fused=True)  # fmt: skip
+    optimizer: torch.optim.Optimizer
     if config.kind == "lars":
-        return LARS(groups, lr=config.lr, momentum=config.momentum,
-                    weight_decay=config.weight_decay,
-                    trust_coefficient=config.trust_coefficient)  # fmt: skip
-    if config.kind == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum,
-                               weight_decay=config.weight_decay)  # fmt: skip
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas,
-                             weight_decay=config.weight_decay)  # fmt: skip
+        optimizer = LARS(groups, lr=config.lr, momentum=config.momentum,
+                         weight_decay=config.weight_decay,
+                         trust_coefficient=config.trust_coefficient)  # fmt: skip
+    else:
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum,
+                                    weight_decay=config.weight_decay, fused=True)  # fmt: skip
+    # Not left to the first step: one that found_inf skips leaves them unset (SGD in torch 2.14).
+    _momentum_buffers(optimizer, params if config.momentum else ())
+    return optimizer

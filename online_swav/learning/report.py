@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -54,8 +54,8 @@ class StepReport:
     """Of the codes."""
     temperature: float
     """Of the loss."""
-    updated: bool
-    """False when the update was skipped for a non-finite loss."""
+    skipped: Bool[Tensor, ""]
+    """Whether the update was skipped for a non-finite loss."""
     loss: Float[Tensor, ""]
     """Nats per image, over all ranks."""
     grad_norm: Float[Tensor, ""]
@@ -83,7 +83,7 @@ class StepReport:
             lr=self.lr,
             epsilon=self.epsilon,
             temperature=self.temperature,
-            updated=self.updated,
+            updated=not self.skipped,
             loss=loss,
             loss_ratio=loss / log_k,
             grad_norm=grad_norm,

@@ -10,6 +10,7 @@ from online_swav.learning.findings import FINDING_NAMES
 from online_swav.learning.health import HealthMonitor, HealthValues, assess, rankme
 
 K, D = 50, 32
+NEVER = torch.tensor(False)
 
 
 def window(embeddings, *, num_prototypes=K, loss_ratio=0.6):
@@ -21,8 +22,19 @@ def window(embeddings, *, num_prototypes=K, loss_ratio=0.6):
     )
     loss = torch.tensor(loss_ratio * math.log(num_prototypes))
     for part in embeddings.split(100):
-        monitor.update(part @ prototypes.T, part, loss, images=len(part))
+        monitor.update(part @ prototypes.T, part, loss, images=len(part), unless=NEVER)
     return monitor.values()
+
+
+def test_a_skipped_step_adds_nothing():
+    monitor = HealthMonitor(num_prototypes=K, embedding_dim=D, window_images=200)
+    part, loss = spread(100), torch.tensor(1.0)
+    monitor.update(part @ torch.ones(D, K), part, loss, images=100, unless=NEVER)
+    before = {name: value.clone() for name, value in monitor.state_dict().items()}
+    bad = torch.full((100, D), math.nan)
+    monitor.update(bad @ torch.ones(D, K), bad, torch.tensor(math.nan), images=100, unless=~NEVER)
+    for name, value in monitor.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def judge(values, *, step=1000, num_prototypes=K, recent_nonfinite=0):
@@ -65,7 +77,7 @@ def test_before_the_first_window_the_verdict_is_unknown():
     monitor = HealthMonitor(num_prototypes=K, embedding_dim=D, window_images=1000)
     assert monitor.values() == HealthValues()
     part = spread(100)
-    monitor.update(torch.rand(100, K), part, torch.tensor(3.0), images=100)
+    monitor.update(torch.rand(100, K), part, torch.tensor(3.0), images=100, unless=NEVER)
     values = monitor.values()
     assert values.usage_perplexity_ratio is None
     assert values.loss_ratio == pytest.approx(3 / math.log(K))
@@ -119,11 +131,11 @@ def test_a_window_is_whole_and_survives_its_state():
     parts = spread(300).split(100)
     loss = torch.tensor(1.0)
     for part in parts[:1]:
-        first.update(part @ torch.ones(D, K), part, loss, images=100)
+        first.update(part @ torch.ones(D, K), part, loss, images=100, unless=NEVER)
     second = HealthMonitor(num_prototypes=K, embedding_dim=D, window_images=200)
     second.load_state_dict(first.state_dict())
     for monitor in (first, second):
         for part in parts[1:]:
-            monitor.update(part @ torch.ones(D, K), part, loss, images=100)
+            monitor.update(part @ torch.ones(D, K), part, loss, images=100, unless=NEVER)
     assert first.values() == second.values()
     assert first.values().images == 200
