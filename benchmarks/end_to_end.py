@@ -203,6 +203,10 @@ def _check(options: Options) -> None:
             problem = str(error)
         if problem is not None:
             sys.exit(f"--images: {problem}")
+    for name in ("run_images", "shards", "prototypes", "queue"):
+        sizes = getattr(options, name)
+        if min(sizes) < 0 or sizes != sorted(set(sizes)):
+            sys.exit(f"--{name.replace('_', '-')}: give sizes that increase, such as 10 100")
     if options.config is not None:
         try:
             load_yaml(options.config, preset(PRESET))

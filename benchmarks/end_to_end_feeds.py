@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
+import torch
+
 from online_swav.inprocess import PollingFeed
 from online_swav.trainer import Feed
 from streams.batch import Batch
@@ -92,6 +94,9 @@ class Reader:
         self._folder, self._turns = folder, turns
         self._source = DirectorySource("stream", str(stream), settle_s=0.0)
         self._ledger = Ledger(folder / "in-process.sqlite")
+        torch.set_num_threads(
+            1
+        )  # as in an actor; two threads pinned to one core hold each other up
 
     def feed(self) -> PollingFeed:
         """All images once more."""

@@ -217,8 +217,8 @@ def _one_and_two(
 def journeys(reader: Reader, turns: Turns, size: int) -> dict[str, dict[str, float]]:
     """Microseconds per image of a ready batch into the object store, out of it, and touched.
 
-    The store hands out all of its memory before it hands out any again, and memory is slow when it
-    is touched for the first time: `put, new store` is that of its first half.
+    Memory of the store is slow when it is touched for the first time: `put, new store` is that of
+    as many batches as half of it holds.
     """
     batch = take(reader.feed())
     per_round = max(2, size // batch.num_bytes)

@@ -69,6 +69,7 @@ def test_growth_is_measured_and_other_parts_stay(tmp_path):
         (["--images", "nowhere/*.tar"], "make it first, or correct the path"),
         (["--images", "{}"], "matches no tar; give a folder of tars or a glob"),
         (["--parts", "feed"], "--images is missing: give a folder or glob of tars"),
+        (["--parts", "growth", "--shards", "9", "9"], "--shards: give sizes that increase"),
         (["--parts", "growth", "--config", "missing.yaml"], "--config: cannot read the config"),
         (["--parts", "growth", "--out", "{}/text"], "is no JSON of this benchmark"),
     ],
