@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+
+# Before torch is imported: threads that spin while they wait make wild timings on shared cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import platform
 import statistics
 import time

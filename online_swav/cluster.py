@@ -191,6 +191,9 @@ def _ray_session(config: RunConfig) -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start a local one that ends with us."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Learner threads that wait must let the readers run: tried on two cores, threads that spin made
+    # steps of 1.5 s take up to 29 s while another process used a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
         most = config.ingest.max_actors or config.ingest.actors

@@ -222,6 +222,8 @@ class IngestActor:
                 books=_RemoteBooks(self._ledger), quarantine=self._quarantine,
                 families=self._families, config=self._config, worker=self._worker,
                 generation=generation, seed=self._seed,
+                # Ray copies a batch into its store before it makes the next call.
+                reuse_batches=True,
             )  # fmt: skip
         try:
             return self._ingest.next_batch(flush=flush)

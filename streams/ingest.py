@@ -68,6 +68,9 @@ class Ingest:
         worker: Name under which shards are leased.
         generation: Run generation; when it is over, `next_batch` raises `LeaseLost`.
         seed: Run seed. With a sample's identity it decides its crops on every worker.
+        reuse_batches: Whether the crops of a batch may be overwritten by the next call of
+            `next_batch`: for callers that have sent them away by then. It saves fresh memory, which
+            costs a fault per page.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Ingest:
         worker: str,
         generation: int,
         seed: int,
+        reuse_batches: bool = False,
     ) -> None:
         self._books = books
         self._quarantine = quarantine
@@ -88,6 +92,7 @@ class Ingest:
         self._worker = worker
         self._generation = generation
         self._seed = seed
+        self._reuse_batches = reuse_batches
         self._open: deque[_OpenShard] = deque()
         self._window: list[tuple[_OpenShard, RawSample]] = []
         self._windows_shuffled = 0
@@ -249,5 +254,7 @@ class Ingest:
             ),
             arrived_at=tuple(lease.shard.discovered_at for lease, _ in self._taken),
         )
-        self._crops, self._taken = (), []
+        self._taken = []
+        if not self._reuse_batches:
+            self._crops = ()
         return batch

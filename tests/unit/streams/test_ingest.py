@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import pytest
 import torch
@@ -32,10 +33,10 @@ def ledger(tmp_path):
     book.close()
 
 
-def reader(ledger, tmp_path, *, generation=0, worker="w", config=CONFIG, seed=3):
+def reader(ledger, tmp_path, *, generation=0, worker="w", config=CONFIG, seed=3, **more):
     return Ingest(
         books=ledger, quarantine=Quarantine(tmp_path / "quarantine"), families=FAMILIES,
-        config=config, worker=worker, generation=generation, seed=seed,
+        config=config, worker=worker, generation=generation, seed=seed, **more,
     )  # fmt: skip
 
 
@@ -62,6 +63,29 @@ def test_every_sample_comes_once_in_batches_of_crops(ledger, tmp_path):
     assert {o.sample for o in batch.origins} | set(rest) == everything
     assert len(rest) == 11
     assert ledger.pending() == 0
+
+
+def crops_by_sample(ingest):
+    """Crops of every sample, each batch taken away before the next one is asked for."""
+    found, places = {}, set()
+    while (batch := ingest.next_batch(flush=True)) is not None:
+        places |= {family.data_ptr() for family in batch.crops if len(batch) == 4}
+        batch = pickle.loads(pickle.dumps(batch))
+        for i, origin in enumerate(batch.origins):
+            found[origin.sample] = torch.cat([family[:, i].flatten() for family in batch.crops])
+    return found, places
+
+
+def test_memory_of_batches_is_reused_where_the_caller_says_so(ledger, tmp_path):
+    (path,) = write_test_shards(tmp_path / "in", shards=1, samples_per_shard=10)
+    ledger.add([shard_of(path)])
+    again, places = crops_by_sample(reader(ledger, tmp_path, worker="again", reuse_batches=True))
+    ledger.release("again", crashed=False)
+    fresh, _ = crops_by_sample(reader(ledger, tmp_path, worker="fresh"))
+    assert len(places) == 2  # one per family
+    assert len(fresh) == 10
+    assert fresh.keys() == again.keys()
+    assert all(torch.equal(fresh[sample], again[sample]) for sample in fresh)
 
 
 def test_a_tail_waits_for_more_images_until_it_is_flushed(ledger, tmp_path):
