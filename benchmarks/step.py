@@ -251,23 +251,30 @@ def memory_mb(make: Callable[[], Step], device: str) -> float:
 
 
 def memory_of(name: str, options: argparse.Namespace, compile: bool) -> float:
-    """The same by name, for a process of its own."""
-    torch.set_num_threads(options.threads)
+    """The same by name."""
     setting = dataclasses.replace(SETTINGS[options.setting], queue=0)
     made = contenders(setting, options.device, options.official, compile=compile)
     return memory_mb(made[name], options.device)
 
 
+def memories(setting: Setting, options: argparse.Namespace, *, compile: bool) -> dict[str, int]:
+    """Of each contender, on a CPU in a process of its own: forked, so before any other work."""
+    found = {}
+    for name in contenders(setting, options.device, options.official, compile=compile):
+        if options.device == "cuda":
+            found[name] = round(memory_of(name, options, compile))
+        else:
+            with ProcessPoolExecutor(1, get_context("fork")) as alone:
+                found[name] = round(alone.submit(memory_of, name, options, compile).result())
+    return found
+
+
 def against_peers(
     setting: Setting, options: argparse.Namespace, *, compile: bool
 ) -> dict[str, Any]:
-    """Images per second of all, how much faster ours is, and everybody's memory."""
+    """Images per second of all, and how much faster ours is."""
     setting = dataclasses.replace(setting, queue=0)  # lightly's loop has none
     made = contenders(setting, options.device, options.official, compile=compile)
-    memory = {}
-    for name in made:
-        with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-            memory[name] = round(alone.submit(memory_of, name, options, compile).result())
     steps = {name: make() for name, make in made.items()}
     rates = by_turns(
         {name: partial(rate, step, setting.batch, options) for name, step in steps.items()},
@@ -276,7 +283,6 @@ def against_peers(
     return {
         "images_per_s": {name: spread(values) for name, values in rates.items()},
         "ours_by": {name: ratio(rates["ours"], values) for name, values in rates.items()},
-        "peak_memory_mb": memory,
     }
 
 
@@ -354,6 +360,7 @@ def main() -> None:
         parser.error("torch sees no GPU here; --setting gpu needs one, --setting cpu does not")
     torch.set_num_threads(options.threads)
     setting, gpu = SETTINGS[options.setting], options.device == "cuda"
+    memory = memories(setting, options, compile=gpu)
     ways = {"compiled": True, "uncompiled": False} if gpu else {"bfloat16": False}
     result: dict[str, Any] = {
         "command": f"python benchmarks/step.py --setting {options.setting}",
@@ -363,6 +370,7 @@ def main() -> None:
                   for name, compile in ways.items()},
     }  # fmt: skip
     result["peers"] = against_peers(setting, options, compile=gpu)
+    result["peers"]["peak_memory_mb"] = memory
     if gpu:
         result["host_waits_at"] = waits_for_the_device(setting, compile=True)
     print_result(result, Console(width=100))
