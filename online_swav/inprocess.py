@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from online_swav.assemble import (
     build_probe,
@@ -125,8 +126,16 @@ class PollingFeed:
         return self._readers.next_batch(flush=flush)
 
 
-def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
-    """Run until stopped; the reason in words. Resumes from the run folder by itself."""
+def train_in_process(
+    config: RunConfig, desk: RecordingDesk, *, probe: Callable[[nn.Module], float] | None = None
+) -> str:
+    """Run until stopped; the reason in words. Resumes from the run folder by itself.
+
+    Args:
+        config: The run.
+        desk: Takes the reports, and passes on the wish to stop.
+        probe: Measures a frozen backbone, in place of k-NN on `config.probe_train`.
+    """
     device = choose_device(config)
     torch.set_num_threads(learner_threads(config, ranks=1))
     checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
@@ -139,7 +148,6 @@ def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
             DirectorySource(name, pattern, settle_s=config.discovery.settle_s)
             for name, pattern in parse_sources(list(config.source)).items()
         ]
-        probe = build_probe(config, device=device)
         observer = load_observer(
             config.observer, run=Path(config.run), rank=0, generation=generation
         )
@@ -166,6 +174,6 @@ def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
                 desk=desk,
                 generation=generation,
                 resumed=resumed,
-                probe=probe,
+                probe=probe or build_probe(config, device=device),
                 observer=observer,
             ).run()
