@@ -32,7 +32,8 @@ from streams.batch import Batch
 from streams.decisions import Decisions, apply_all
 from streams.ledger import Ledger
 from streams.ledger_delta import Delta
-from streams.reader_processes import ReaderConfig, Readers
+from streams.reader_processes import Readers
+from streams.reader_worker import ReaderConfig
 from streams.shard import Origin
 from streams.sources import DirectorySource, parse_sources
 

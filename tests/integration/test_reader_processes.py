@@ -17,7 +17,8 @@ from online_swav.config import to_yaml
 from online_swav.inprocess import RecordingDesk, train_in_process
 from streams.errors import LedgerError, ReaderError
 from streams.ledger import Ledger
-from streams.reader_processes import ReaderConfig, Readers
+from streams.reader_processes import Readers
+from streams.reader_worker import ReaderConfig
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
