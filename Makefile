@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-chaos check
+.PHONY: demo test test-chaos check bench-gpu
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,3 +25,8 @@ check: .venv/.installed  ## format, lint, types, import law, spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+bench-gpu: .venv/.installed  ## IMAGES=folder [OFFICIAL=checkout]: what needs a GPU; again after a 75
+	@test -n "$(IMAGES)" || { echo "usage: make bench-gpu IMAGES=FOLDER [OFFICIAL=CHECKOUT]"; exit 2; }
+	$(BIN)/python benchmarks/gpu.py --images "$(IMAGES)" $(if $(OFFICIAL),--official "$(OFFICIAL)") \
+		--out benchmarks/results/gpu

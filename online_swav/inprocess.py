@@ -1,16 +1,27 @@
 """A whole run in one process, without Ray: for tests, benchmarks and single-GPU experiments.
 
-The same trainer, ledger and ingest; only the wiring is direct. One rank, one reader.
+The same trainer, ledger and ingest; only the wiring is direct. One rank; `ingest.actors` readers
+that read ahead, one in a thread, several as processes.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from online_swav.assemble import build_probe, choose_device, open_ledger, start_learner
+import torch
+from torch import nn
+
+from online_swav.assemble import (
+    build_probe,
+    choose_device,
+    learner_threads,
+    open_ledger,
+    start_learner,
+)
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import RunConfig
 from online_swav.learning.ranks import SINGLE_RANK
@@ -19,14 +30,12 @@ from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
 from online_swav.trainer import Trainer
 from streams.batch import Batch
 from streams.decisions import Decisions, apply_all
-from streams.ingest import Ingest
 from streams.ledger import Ledger
 from streams.ledger_delta import Delta
-from streams.quarantine import Quarantine
+from streams.reader_processes import Readers
+from streams.reader_worker import ReaderConfig
 from streams.shard import Origin
 from streams.sources import DirectorySource, parse_sources
-
-IDLE_S = 0.05
 
 
 @dataclass(slots=True)
@@ -83,20 +92,28 @@ class GenerationBooks:
 
 
 class PollingFeed:
-    """Reads in the caller's thread; lists the sources when there is nothing left to read."""
+    """Lists the sources in the learner's thread, and hands on what the readers have read."""
 
     def __init__(
-        self, ingest: Ingest, ledger: Ledger, sources: Sequence[DirectorySource],
+        self, readers: Readers, ledger: Ledger, sources: Sequence[DirectorySource],
         decisions: Decisions, poll_s: float,
     ) -> None:  # fmt: skip
-        self._ingest = ingest
+        self._readers = readers
         self._ledger = ledger
         self._decisions = decisions
         self._sources = sources
         self._poll_s = poll_s
         self._polled_at = float("-inf")
-        self.dry = False
-        self.backlog_ratio = 0.0  # nothing is read ahead
+
+    @property
+    def dry(self) -> bool:
+        """See `trainer.Feed`."""
+        return self._readers.dry
+
+    @property
+    def backlog_ratio(self) -> float:
+        """See `trainer.Feed`."""
+        return self._readers.backlog_ratio
 
     def next_batch(self, *, flush: bool) -> Batch | None:
         """See `trainer.Feed`."""
@@ -107,20 +124,24 @@ class PollingFeed:
                 self._ledger.add(news)
                 source.take(news)
             self._polled_at = time.monotonic()
-        batch = self._ingest.next_batch(flush=flush)
-        self.dry = batch is None
-        if self.dry:
-            time.sleep(IDLE_S)
-        return batch
+        return self._readers.next_batch(flush=flush)
 
 
-def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
-    """Run until stopped; the reason in words. Resumes from the run folder by itself."""
+def train_in_process(
+    config: RunConfig, desk: RecordingDesk, *, probe: Callable[[nn.Module], float] | None = None
+) -> str:
+    """Run until stopped; the reason in words. Resumes from the run folder by itself.
+
+    Args:
+        config: The run.
+        desk: Takes the reports, and passes on the wish to stop.
+        probe: Measures a frozen backbone, in place of k-NN on `config.probe_train`.
+    """
     device = choose_device(config)
+    torch.set_num_threads(learner_threads(config, ranks=1))
     checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
     checkpoints.recover()
-    ledger = open_ledger(config)
-    try:
+    with closing(open_ledger(config)) as ledger:
         learner, resumed = start_learner(config, ranks=SINGLE_RANK, device=device)
         generation = ledger.begin(learner.step_count)
         checkpoints.fence(generation, resumed=resumed)
@@ -128,35 +149,32 @@ def train_in_process(config: RunConfig, desk: RecordingDesk) -> str:
             DirectorySource(name, pattern, settle_s=config.discovery.settle_s)
             for name, pattern in parse_sources(list(config.source)).items()
         ]
-        ingest = Ingest(
-            books=ledger,
-            quarantine=Quarantine(Path(config.run) / "quarantine"),
+        observer = load_observer(
+            config.observer, run=Path(config.run), rank=0, generation=generation
+        )
+        told = ReaderConfig(
             families=config.crops,
-            config=config.ingest,
-            worker="in-process",
+            ingest=config.ingest,
+            quarantine=Path(config.run) / "quarantine",
             generation=generation,
             seed=config.seed,
         )
-        trainer = Trainer(
-            config,
-            learner=learner,
-            ranks=SINGLE_RANK,
-            feed=PollingFeed(
-                ingest,
-                ledger,
-                sources,
-                Decisions(Path(config.run) / "decisions"),
-                config.discovery.poll_s,
-            ),
-            books=GenerationBooks(ledger, generation, sources),
-            desk=desk,
-            generation=generation,
-            resumed=resumed,
-            probe=build_probe(config, device=device),
-            observer=load_observer(
-                config.observer, run=Path(config.run), rank=0, generation=generation
-            ),
-        )
-        return trainer.run()
-    finally:
-        ledger.close()
+        with closing(Readers(ledger, told)) as readers:
+            return Trainer(
+                config,
+                learner=learner,
+                ranks=SINGLE_RANK,
+                feed=PollingFeed(
+                    readers,
+                    ledger,
+                    sources,
+                    Decisions(Path(config.run) / "decisions"),
+                    config.discovery.poll_s,
+                ),
+                books=GenerationBooks(ledger, generation, sources),
+                desk=desk,
+                generation=generation,
+                resumed=resumed,
+                probe=probe or build_probe(config, device=device),
+                observer=observer,
+            ).run()

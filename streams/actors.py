@@ -16,7 +16,7 @@ from streams.config import BudgetConfig, CropFamily, IngestConfig, SourceConfig
 from streams.counts import SourceCounts
 from streams.decisions import Decisions, apply_all
 from streams.errors import LeaseLost, LedgerError, SourceError, StreamError
-from streams.ingest import Ingest
+from streams.ingest import Ingest, empty_crops
 from streams.ledger import Ledger
 from streams.ledger_delta import Delta
 from streams.quarantine import Quarantine
@@ -218,12 +218,14 @@ class IngestActor:
             return None
         if generation > self._generation or self._ingest is None:
             self._generation = generation
+            # Ray has copied a batch into its store before it makes the next call: one place will
+            # do, and no batch pays for fresh pages.
+            place = empty_crops(self._families, self._config.batch_size)
             self._ingest = Ingest(
                 books=_RemoteBooks(self._ledger), quarantine=self._quarantine,
                 families=self._families, config=self._config, worker=self._worker,
                 generation=generation, seed=self._seed,
-                # Ray copies a batch into its store before it makes the next call.
-                reuse_batches=True,
+                allocate=lambda: place,
             )  # fmt: skip
         try:
             return self._ingest.next_batch(flush=flush)

@@ -53,6 +53,21 @@ class Batch:
         return sum(family.numel() for family in self.crops)
 
     @staticmethod
+    def of(
+        crops: Sequence[Tensor], origins: tuple[Origin, ...], arrived_at: tuple[float, ...]
+    ) -> Batch:
+        """B images out of memory for at least as many, uint8 `[V_r, N, S_r, S_r, 3]` per family.
+
+        A full batch (B = N) shares that memory.
+        """
+        cut = (family[:, : len(origins)].contiguous() for family in crops)
+        return Batch(
+            crops=tuple(family.permute(0, 1, 4, 2, 3) for family in cut),
+            origins=origins,
+            arrived_at=arrived_at,
+        )
+
+    @staticmethod
     def empty(families: Sequence[CropFamily]) -> Batch:
         """No images, in tensors of the families' shapes."""
         crops = (torch.empty((f.num, 0, 3, f.size, f.size), dtype=torch.uint8) for f in families)

@@ -5,6 +5,7 @@ StreamError
     ShardError          a shard is not what its listing promised (not a tar, truncated, replaced)
     SampleError         one sample cannot be used; it is counted and quarantined
         DecodeError     its image bytes cannot become a picture
+    ReaderError         a reader process cannot work here
     LedgerError         the book is damaged or was asked for something impossible
         LeaseLost       a late worker: its token or its generation is no longer the current one
 """
@@ -47,6 +48,10 @@ class DecodeError(SampleError):
 
 class QuarantineError(StreamError):
     """The quarantine folder cannot be written: without a copy and a line nothing is dropped."""
+
+
+class ReaderError(StreamError):
+    """A reader process cannot work here."""
 
 
 class LedgerError(StreamError):

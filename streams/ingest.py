@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,11 @@ from streams.reader import RawSample, RejectedSample, ShardReader
 from streams.shard import Lease, Origin, SampleId
 
 logger = logging.getLogger(__name__)
+
+
+def empty_crops(families: Sequence[CropFamily], size: int) -> tuple[torch.Tensor, ...]:
+    """Memory for a batch of `size` images: uint8 `[V_r, size, S_r, S_r, 3]` per crop family."""
+    return tuple(torch.empty((f.num, size, f.size, f.size, 3), dtype=torch.uint8) for f in families)
 
 
 class Books(Protocol):
@@ -68,9 +73,7 @@ class Ingest:
         worker: Name under which shards are leased.
         generation: Run generation; when it is over, `next_batch` raises `LeaseLost`.
         seed: Run seed. With a sample's identity it decides its crops on every worker.
-        reuse_batches: Whether the crops of a batch may be overwritten by the next call of
-            `next_batch`: for callers that have sent them away by then. It saves fresh memory, which
-            costs a fault per page.
+        allocate: Where the next batch is cut into, as of `empty_crops`; new memory without it.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Ingest:
         worker: str,
         generation: int,
         seed: int,
-        reuse_batches: bool = False,
+        allocate: Callable[[], tuple[torch.Tensor, ...]] | None = None,
     ) -> None:
         self._books = books
         self._quarantine = quarantine
@@ -92,7 +95,7 @@ class Ingest:
         self._worker = worker
         self._generation = generation
         self._seed = seed
-        self._reuse_batches = reuse_batches
+        self._allocate = allocate or (lambda: empty_crops(families, config.batch_size))
         self._open: deque[_OpenShard] = deque()
         self._window: list[tuple[_OpenShard, RawSample]] = []
         self._windows_shuffled = 0
@@ -233,28 +236,19 @@ class Ingest:
             self._seed, SampleId(lease.shard.id, sample.index), lease.pass_number
         )
         if not self._crops:
-            size = self._config.batch_size
-            self._crops = tuple(
-                torch.empty((f.num, size, f.size, f.size, 3), dtype=torch.uint8)
-                for f in self._families
-            )
+            self._crops = self._allocate()
         position = len(self._taken)
         multicrop(image, self._families, rng, [family[:, position] for family in self._crops])
         self._taken.append((lease, sample.index))
 
     def _emit(self) -> Batch:
-        batch = Batch(
-            crops=tuple(
-                family[:, : len(self._taken)].contiguous().permute(0, 1, 4, 2, 3)
-                for family in self._crops
-            ),
+        batch = Batch.of(
+            self._crops,
             origins=tuple(
                 Origin(SampleId(lease.shard.id, index), lease.pass_number, lease.token)
                 for lease, index in self._taken
             ),
             arrived_at=tuple(lease.shard.discovered_at for lease, _ in self._taken),
         )
-        self._taken = []
-        if not self._reuse_batches:
-            self._crops = ()
+        self._crops, self._taken = (), []
         return batch

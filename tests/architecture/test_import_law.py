@@ -13,6 +13,7 @@ LAW = [
     ("online_swav.learning.learner", ["ray", "streams", "online_swav.config"]),
     ("streams.ingest", ["ray", "online_swav"]),
     ("streams.ledger", ["ray", "online_swav", "torch"]),
+    ("streams.reader_processes", ["ray", "online_swav"]),
     ("streams.actors", ["online_swav"]),
     ("online_swav.inprocess", ["ray"]),
     ("online_swav.trainer", ["ray", "online_swav.evaluation"]),

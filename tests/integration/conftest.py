@@ -189,6 +189,7 @@ def _small_config(folder):
         source=(f"s={folder / 'in'}",),
         when_idle="stop",
         device="cpu",
+        threads=1,
         crops=(CropFamily(size=32, num=2, scale=(0.3, 1.0)),
                CropFamily(size=16, num=2, scale=(0.1, 0.3))),
         discovery=SourceConfig(poll_s=0.1, settle_s=0.1),

@@ -11,7 +11,7 @@ from streams.batch import Batch
 from streams.config import CropFamily, IngestConfig, LimitsConfig
 from streams.decode import decode_image
 from streams.errors import LeaseLost
-from streams.ingest import Ingest
+from streams.ingest import Ingest, empty_crops
 from streams.ledger import Ledger
 from streams.pack import write_shard
 from streams.quarantine import Quarantine
@@ -79,7 +79,10 @@ def crops_by_sample(ingest):
 def test_memory_of_batches_is_reused_where_the_caller_says_so(ledger, tmp_path):
     (path,) = write_test_shards(tmp_path / "in", shards=1, samples_per_shard=10)
     ledger.add([shard_of(path)])
-    again, places = crops_by_sample(reader(ledger, tmp_path, worker="again", reuse_batches=True))
+    place = empty_crops(FAMILIES, 4)
+    again, places = crops_by_sample(
+        reader(ledger, tmp_path, worker="again", allocate=lambda: place)
+    )
     ledger.release("again", crashed=False)
     fresh, _ = crops_by_sample(reader(ledger, tmp_path, worker="fresh"))
     assert len(places) == 2  # one per family

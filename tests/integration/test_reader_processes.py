@@ -1,0 +1,154 @@
+"""Several readers without Ray: every image once, whoever dies, and nobody is left behind."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from online_swav.books import totals, verify
+from online_swav.config import to_yaml
+from online_swav.inprocess import RecordingDesk, train_in_process
+from streams.errors import LedgerError, ReaderError
+from streams.ledger import Ledger
+from streams.reader_processes import Readers
+from streams.reader_worker import ReaderConfig
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = """
+import sys
+from pathlib import Path
+from online_swav.config import RunConfig, load_yaml
+from online_swav.inprocess import RecordingDesk, train_in_process
+{guard}
+    train_in_process(load_yaml(Path(sys.argv[1]), RunConfig()), RecordingDesk())
+"""
+
+
+@pytest.fixture
+def two_readers(config):
+    ingest = dataclasses.replace(config.ingest, actors=2, open_shards=1)
+    return dataclasses.replace(config, ingest=ingest, report_every_s=1e-9)
+
+
+def readers():
+    return [child for child in multiprocessing.active_children() if "reader-" in child.name]
+
+
+def assert_every_image_once(run):
+    counts = totals(run)["s"]
+    assert (counts.trained, counts.samples_known, counts.uncommitted) == (90, 90, 0)
+    assert verify(run) == []
+
+
+def test_two_readers_deliver_every_image_once_and_end_with_the_run(two_readers, tmp_path):
+    seen = set()
+    desk = RecordingDesk(on_report=lambda _status: seen.add(len(readers())))
+    assert "stream has ended" in train_in_process(two_readers, desk)
+    assert_every_image_once(tmp_path / "run")
+    assert seen == {2}
+    assert readers() == []
+
+
+@pytest.mark.parametrize("victims", [1, 2])
+def test_a_killed_reader_is_replaced_and_loses_nothing(two_readers, tmp_path, caplog, victims):
+    killed = []
+
+    def kill(status):
+        if status.step >= 2 and not killed:
+            killed.extend(reader.pid for reader in readers()[:victims])
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    train_in_process(two_readers, RecordingDesk(on_report=kill))
+    assert_every_image_once(tmp_path / "run")
+    assert caplog.text.count("ingest_died worker=reader-") == victims
+
+
+def test_a_reader_that_dies_again_and_again_costs_its_shards_and_not_the_run(
+    two_readers, tmp_path, monkeypatch
+):
+    """Each new reader is killed once it has leased a shard; after `max_attempts` it is given up."""
+    lease = Ledger.lease
+
+    def deadly(ledger, worker, *, generation):
+        found = lease(ledger, worker, generation=generation)
+        if found is not None and found.shard.url.endswith("shard-000001.tar"):
+            (victim,) = (reader for reader in readers() if reader.name == worker)
+            os.kill(victim.pid, signal.SIGKILL)
+        return found
+
+    monkeypatch.setattr(Ledger, "lease", deadly)
+    train_in_process(two_readers, RecordingDesk())
+    counts = totals(tmp_path / "run")["s"]
+    assert (counts.shards["done"], counts.shards["quarantined"]) == (2, 1)
+    assert verify(tmp_path / "run") == []
+
+
+def start(config, tmp_path, guard):
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    (tmp_path / "script.py").write_text(SCRIPT.format(guard=guard))
+    return subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "config.yaml")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_nobody_outlives_a_killed_run(two_readers, tmp_path):
+    endless = dataclasses.replace(two_readers, when_idle="wait")
+    run = start(endless, tmp_path, guard='if __name__ == "__main__":')
+    children = []
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoints" / "latest").exists():
+        assert time.monotonic() < deadline
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.1)
+    children = psutil.Process(run.pid).children(recursive=True)
+    assert len(children) >= 3, "a fork server and two readers"
+    run.kill()
+    run.communicate()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+
+
+def test_a_script_without_a_main_guard_is_told_so(two_readers, tmp_path):
+    run = start(two_readers, tmp_path, guard="if True:")
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert 'needs `if __name__ == "__main__":`' in errors.splitlines()[-1]
+
+
+def told(config, tmp_path):
+    return ReaderConfig(families=config.crops, ingest=config.ingest, generation=0, seed=0,
+                        quarantine=tmp_path / "quarantine")  # fmt: skip
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_an_error_of_the_ledger_ends_the_run_in_its_own_words(
+    two_readers, tmp_path, monkeypatch, actors
+):
+    def refuse(*_, **__):
+        raise LedgerError("no room")
+
+    monkeypatch.setattr(Ledger, "lease", refuse)
+    ingest = dataclasses.replace(two_readers.ingest, actors=actors)
+    with pytest.raises(LedgerError, match="no room"):
+        train_in_process(dataclasses.replace(two_readers, ingest=ingest), RecordingDesk())
+    assert readers() == []
+
+
+def test_too_little_shared_memory_is_one_line(two_readers, tmp_path, monkeypatch):
+    def full(_tensor):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr("torch.Tensor.share_memory_", full)
+    with pytest.raises(
+        ReaderError, match=r"2 readers need 0.0 GB of shared memory .* lower ingest"
+    ):
+        Readers(Ledger(tmp_path / "ledger.sqlite"), told(two_readers, tmp_path))
