@@ -52,7 +52,7 @@ def sinkhorn(
         raise ValueError("Sinkhorn needs at least one sample")
     with torch.autocast(device_type=scores.device.type, enabled=False):
         if epsilon >= LINEAR_FROM:
-            codes = ((scores.float() - 1) / epsilon).exp_()
+            codes = (scores.float() - 1).div_(epsilon).exp_()
         else:
             log_q = scores.float() / epsilon
             log_q -= _log_sum_over_samples(log_q, ranks)
