@@ -14,43 +14,35 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
-import os
+import json
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 import simplejpeg
 import torch
+from ingest_reader import FAMILIES, find, ours, several
 from measuring import by_turns, machine, ratio, spread, write_json
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from streams.config import CropFamily, IngestConfig, LimitsConfig
+from streams.config import LimitsConfig
 from streams.decode import decode_image
 from streams.errors import SampleError
-from streams.ingest import Ingest
-from streams.ledger import Ledger
 from streams.multicrop import draw_boxes, multicrop, sample_generator
-from streams.quarantine import Quarantine
 from streams.reader import RawSample, ShardReader
 from streams.shard import SampleId, Shard
-from streams.sources import DirectorySource
-
-FAMILIES = (CropFamily(size=224, num=2, scale=(0.14, 1.0)),
-            CropFamily(size=96, num=6, scale=(0.05, 0.14)))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,11 +56,7 @@ class Sample:
 
 def load(pattern: str) -> Sample:
     """Every image of the tars."""
-    source = DirectorySource("sample", pattern, settle_s=0.0)
-    source.poll()
-    shards = source.poll()
-    if not shards:
-        sys.exit(f"{pattern} matches no tar")
+    shards = find(pattern)
     images = []
     for shard in shards:
         for sample in ShardReader(shard, limits=LimitsConfig()):
@@ -83,28 +71,6 @@ def load(pattern: str) -> Sample:
 
 
 # -- contenders: each goes through all images once -------------------------------------------------
-
-
-@contextmanager
-def reader(shards: Sequence[Shard], folder: Path) -> Iterator[Ingest]:
-    """A reader with a book of its own."""
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        ledger = Ledger(Path(name) / "ledger.sqlite")
-        ledger.add(shards)
-        yield Ingest(
-            books=ledger, quarantine=Quarantine(Path(name) / "quarantine"), families=FAMILIES,
-            config=IngestConfig(), worker="benchmark", generation=ledger.generation, seed=0,
-        )  # fmt: skip
-        ledger.close()
-
-
-def ours(shards: Sequence[Shard], folder: Path) -> tuple[int, float]:
-    """Images and seconds: lease, tar, decode, crops, batches, and what the book asks for."""
-    with reader(shards, folder) as ingest:
-        begun, images = time.perf_counter(), 0
-        while (batch := ingest.next_batch(flush=True)) is not None:
-            images += len(batch)
-        return images, time.perf_counter() - begun
 
 
 def rate(run: Callable[[], tuple[int, float]]) -> float:
@@ -124,7 +90,7 @@ def each(images: Sequence[bytes], call: Callable[[bytes], object]) -> tuple[int,
 def crops_alone(images: Sequence[bytes]) -> tuple[int, float]:
     """Images and seconds of cropping what is decoded already."""
     decoded = [decode_image(data, LimitsConfig()) for data in images]
-    out = [torch.empty((f.num, f.size, f.size, 3), dtype=torch.uint8) for f in FAMILIES]
+    out = [np.empty((f.num, f.size, f.size, 3), dtype=np.uint8) for f in FAMILIES]
     begun = time.perf_counter()
     for number, image in enumerate(decoded):
         multicrop(image, FAMILIES, sample_generator(0, SampleId("benchmark", number), 0), out)
@@ -188,7 +154,7 @@ def lightly(images: Sequence[bytes]) -> Callable[[], Any] | None:
     return lambda: each(images, lambda d: transform(Image.open(io.BytesIO(d)).convert("RGB")))
 
 
-# -- fidelity, growth, several readers -------------------------------------------------------------
+# -- fidelity --------------------------------------------------------------------------------------
 
 
 def fidelity(images: Sequence[bytes]) -> dict[str, float]:
@@ -196,11 +162,11 @@ def fidelity(images: Sequence[bytes]) -> dict[str, float]:
     differences, shrinks = [], []
     for number, data in enumerate(images):
         identity = SampleId("benchmark", number)
-        out = [torch.empty((f.num, f.size, f.size, 3), dtype=torch.uint8) for f in FAMILIES]
+        out = [np.empty((f.num, f.size, f.size, 3), dtype=np.uint8) for f in FAMILIES]
         image = decode_image(data, LimitsConfig())
         multicrop(image, FAMILIES, sample_generator(0, identity, 0), out)
         picture = Image.open(io.BytesIO(data)).convert("RGB")
-        if picture.size != (image.shape[2], image.shape[1]):
+        if picture.size != (image.shape[1], image.shape[0]):
             continue  # turned by EXIF
         rng = sample_generator(0, identity, 0)
         for family, views in zip(FAMILIES, out, strict=True):
@@ -212,7 +178,7 @@ def fidelity(images: Sequence[bytes]) -> dict[str, float]:
                 expected = np.asarray(region.resize(side, Image.Resampling.BILINEAR)).astype(int)
                 if rng.random() < 0.5:
                     expected = expected[:, ::-1]
-                differences.append(np.abs(view.numpy() - expected).mean())
+                differences.append(np.abs(view - expected).mean())
                 shrinks.append((h * w) ** 0.5 / family.size)
     return {
         "crops": len(differences), "mean": round(float(np.mean(differences)), 3),
@@ -221,40 +187,6 @@ def fidelity(images: Sequence[bytes]) -> dict[str, float]:
         "shrink_median": round(float(np.median(shrinks)), 2),
         "shrink_p90": round(float(np.percentile(shrinks, 90)), 2),
     }  # fmt: skip
-
-
-def growth(shards: Sequence[Shard], folder: Path, images: int) -> dict[str, float]:
-    """Resident megabytes of a reader after a tenth of the images, and at their end."""
-    torch.set_num_threads(1)
-    process, seen, after_a_tenth = psutil.Process(), 0, 0.0
-    while seen < images:
-        seen += ours(shards, folder)[0]
-        if not after_a_tenth and seen >= images / 10:
-            after_a_tenth = process.memory_info().rss / 1e6
-    return {"images": seen, "after_a_tenth_mb": round(after_a_tenth),
-            "end_mb": round(process.memory_info().rss / 1e6)}  # fmt: skip
-
-
-def rate_pinned(core: int, shards: Sequence[Shard], folder: Path, rounds: int) -> float:
-    """Images per second of a reader alone on a core."""
-    os.sched_setaffinity(0, {core})
-    torch.set_num_threads(1)
-    ours(shards, folder)
-    done = [ours(shards, folder) for _ in range(rounds)]
-    return sum(n for n, _ in done) / sum(s for _, s in done)
-
-
-def several(shards: Sequence[Shard], folder: Path, rounds: int) -> dict[str, float]:
-    """One reader on a core of its own, then two on two, by turns."""
-    ratios, ones = [], []
-    with get_context("spawn").Pool(2) as pool:
-        for _ in range(3):
-            one = pool.apply(rate_pinned, (0, shards, folder, rounds))
-            two = sum(pool.starmap(rate_pinned, [(c, shards, folder, rounds) for c in (0, 1)]))
-            ones.append(one)
-            ratios.append(two / one)
-    return {"one_images_per_s": round(statistics.median(ones), 1),
-            "two_by_one": round(statistics.median(ratios), 2)}  # fmt: skip
 
 
 # -- the whole -------------------------------------------------------------------------------------
@@ -313,8 +245,9 @@ def main() -> None:
         result["ours_by"] = {name: ratio(first, values) for name, values in rates.items()}
         result["fidelity"] = fidelity(sample.images)
         if options.growth:
-            with get_context("spawn").Pool(1) as pool:  # a process that holds nothing else
-                result["memory"] = pool.apply(growth, (sample.shards, folder, options.growth))
+            script = Path(__file__).with_name("ingest_reader.py")
+            command = [sys.executable, str(script), options.tars, str(options.growth)]
+            result["memory"] = json.loads(subprocess.check_output(command))
         if options.several:
             result["readers"] = several(sample.shards, folder, rounds=3)
     table = Table(title=f"{result['sample']}: {len(sample.images)} images, 2 x 224 + 6 x 96 px")

@@ -21,6 +21,7 @@ from torch import nn
 
 from online_swav.checkpoint import Checkpoint, Checkpoints
 from online_swav.config import RunConfig, to_yaml
+from online_swav.crops import as_tensors
 from online_swav.errors import CheckpointError
 from online_swav.learning.learner import Learner, StepReport
 from online_swav.learning.ranks import Ranks
@@ -239,7 +240,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         with self._timed("step"):
-            self._last = self._learner.step(batch.crops, images=self._images)
+            self._last = self._learner.step(as_tensors(batch), images=self._images)
         self._observer.at("after_step", step=self._learner.step_count, origins=batch.origins)
         if self._learner.step_count % self._config.probe.every_steps == 0:
             self._run_probe()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
 from streams.config import CropFamily
 from streams.shard import Origin
@@ -23,8 +20,9 @@ class Batch:
     A rank may train on a part of a batch (`select`) when the ledger refuses some of its images.
     """
 
-    crops: tuple[Tensor, ...]
-    """One uint8 tensor `[V_r, B, 3, S_r, S_r]` per crop family, channels last in memory."""
+    crops: tuple[npt.NDArray[np.uint8], ...]
+    """One uint8 array `[V_r, B, S_r, S_r, 3]` per crop family. Arrays, not tensors: a process that
+    reads needs no torch, which is half a gigabyte."""
     origins: tuple[Origin, ...]
     """B origins, in the order of the images."""
     arrived_at: tuple[float, ...]
@@ -32,9 +30,9 @@ class Batch:
 
     def __post_init__(self) -> None:
         for family in self.crops:
-            if family.dtype != torch.uint8 or family.ndim != 5 or family.shape[2] != 3:
+            if family.dtype != np.uint8 or family.ndim != 5 or family.shape[4] != 3:
                 raise ValueError(
-                    f"crops must be uint8 [V, B, 3, S, S], got {family.dtype} {list(family.shape)}"
+                    f"crops must be uint8 [V, B, S, S, 3], got {family.dtype} {list(family.shape)}"
                 )
             if family.shape[1] != len(self.origins):
                 raise ValueError(
@@ -50,53 +48,33 @@ class Batch:
     @property
     def num_bytes(self) -> int:
         """Bytes of the crops."""
-        return sum(family.numel() for family in self.crops)
+        return sum(family.nbytes for family in self.crops)
 
     @staticmethod
     def of(
-        crops: Sequence[Tensor], origins: tuple[Origin, ...], arrived_at: tuple[float, ...]
+        crops: Sequence[npt.NDArray[np.uint8]],
+        origins: tuple[Origin, ...],
+        arrived_at: tuple[float, ...],
     ) -> Batch:
         """B images out of memory for at least as many, uint8 `[V_r, N, S_r, S_r, 3]` per family.
 
         A full batch (B = N) shares that memory.
         """
-        cut = (family[:, : len(origins)].contiguous() for family in crops)
-        return Batch(
-            crops=tuple(family.permute(0, 1, 4, 2, 3) for family in cut),
-            origins=origins,
-            arrived_at=arrived_at,
-        )
+        cut = tuple(np.ascontiguousarray(family[:, : len(origins)]) for family in crops)
+        return Batch(crops=cut, origins=origins, arrived_at=arrived_at)
 
     @staticmethod
     def empty(families: Sequence[CropFamily]) -> Batch:
-        """No images, in tensors of the families' shapes."""
-        crops = (torch.empty((f.num, 0, 3, f.size, f.size), dtype=torch.uint8) for f in families)
+        """No images, in arrays of the families' shapes."""
+        crops = (np.empty((f.num, 0, f.size, f.size, 3), dtype=np.uint8) for f in families)
         return Batch(crops=tuple(crops), origins=(), arrived_at=())
 
     def select(self, keep: list[int]) -> Batch:
         """The batch with only the images at positions `keep`."""
         if len(keep) == len(self):
             return self
-        index = torch.tensor(keep, dtype=torch.long)
         return Batch(
-            crops=tuple(family.index_select(1, index) for family in self.crops),
+            crops=tuple(family[:, keep] for family in self.crops),
             origins=tuple(self.origins[i] for i in keep),
             arrived_at=tuple(self.arrived_at[i] for i in keep),
         )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as NumPy arrays, which Ray and pickle 5 hand over without a copy."""
-        arrays = tuple(family.permute(0, 1, 3, 4, 2).contiguous().numpy() for family in self.crops)
-        return _from_arrays, (arrays, self.origins, self.arrived_at)
-
-
-def _from_arrays(
-    arrays: tuple[np.ndarray[Any, Any], ...],
-    origins: tuple[Origin, ...],
-    arrived_at: tuple[float, ...],
-) -> Batch:
-    with warnings.catch_warnings():
-        # torch warns that it cannot mark a tensor read-only; the class says that it is.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        crops = tuple(torch.from_numpy(array).permute(0, 1, 4, 2, 3) for array in arrays)
-    return Batch(crops=crops, origins=origins, arrived_at=arrived_at)

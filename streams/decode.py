@@ -1,4 +1,4 @@
-"""Image bytes to pixels: uint8 `[3, H, W]`, or a `DecodeError` with a reason.
+"""Image bytes to pixels: uint8 `[H, W, 3]`, or a `DecodeError` with a reason.
 
 What a picture means:
 
@@ -15,8 +15,6 @@ JPEGs are decoded by simplejpeg (libjpeg-turbo, as Pillow's own, with equal pixe
 Pillow's copies). Whatever it refuses or warns of goes to Pillow, whose verdict counts. Not
 torchvision.io: it lets libjpeg print each damaged file on the process's stderr, which no handler
 can redirect. Not OpenCV: it decodes damaged files without a word.
-
-The tensor is a view of interleaved pixels (channels last in memory): resizing is twice as fast so.
 """
 
 from __future__ import annotations
@@ -25,10 +23,9 @@ import io
 import warnings
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from streams.config import LimitsConfig
 from streams.errors import DecodeError
@@ -50,7 +47,7 @@ _TURNS = (b"Exif\0\0", b"tiff:Orientation")  # in an APP1 segment: EXIF, or XMP
 _PLAIN_JPEG = ("YCbCr", "Gray", "RGB")
 
 
-def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
+def decode_image(data: bytes, limits: LimitsConfig) -> npt.NDArray[np.uint8]:
     """Decode one picture.
 
     Args:
@@ -58,7 +55,7 @@ def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
         limits: Caps, checked against the header before any pixel is decoded.
 
     Returns:
-        uint8 `[3, H, W]`, RGB.
+        uint8 `[H, W, 3]`, RGB.
 
     Raises:
         DecodeError: `unsupported`, `too_large`, `too_small` or `corrupt`.
@@ -74,7 +71,7 @@ def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
             try:
                 _check(image, limits)
                 image.load()
-                return _to_tensor(_upright(image))
+                return _to_rgb(_upright(image))
             except (DecodeError, MemoryError):
                 raise
             except Exception as error:
@@ -82,7 +79,7 @@ def decode_image(data: bytes, limits: LimitsConfig) -> Tensor:
                 raise DecodeError(f"the picture is damaged: {error}", reason="corrupt") from error
 
 
-def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> Tensor | None:
+def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> npt.NDArray[np.uint8] | None:
     """The quick way, for upright JPEGs without fault; None leaves it to Pillow."""
     if _may_be_turned(data) and _turn(data) is not None:
         return None
@@ -91,12 +88,12 @@ def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> Tensor | None:
         if colours not in _PLAIN_JPEG:
             return None
         _check_size(width, height, limits)
-        pixels = simplejpeg.decode_jpeg(data, "RGB")
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
     except (DecodeError, MemoryError):
         raise
     except Exception:  # damaged, or only odd: it raises KeyError for a rare subsampling
         return None
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return pixels
 
 
 def _may_be_turned(jpeg: bytes) -> bool:
@@ -163,10 +160,10 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
+def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I"):  # 16-bit gray, as "I;16" or in 32 bits
         gray = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-        return torch.from_numpy(np.repeat(gray[:, :, None], 3, axis=2)).permute(2, 0, 1)
+        return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise DecodeError("a picture of real numbers has no defined range", reason="unsupported")
     if image.has_transparency_data:
@@ -175,4 +172,4 @@ def _to_tensor(image: Image.Image) -> Tensor:
         image.alpha_composite(colour)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return np.array(image)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from streams.batch import Batch
 from streams.config import CropFamily, IngestConfig
@@ -30,9 +30,9 @@ from streams.shard import Lease, Origin, SampleId
 logger = logging.getLogger(__name__)
 
 
-def empty_crops(families: Sequence[CropFamily], size: int) -> tuple[torch.Tensor, ...]:
+def empty_crops(families: Sequence[CropFamily], size: int) -> tuple[npt.NDArray[np.uint8], ...]:
     """Memory for a batch of `size` images: uint8 `[V_r, size, S_r, S_r, 3]` per crop family."""
-    return tuple(torch.empty((f.num, size, f.size, f.size, 3), dtype=torch.uint8) for f in families)
+    return tuple(np.empty((f.num, size, f.size, f.size, 3), dtype=np.uint8) for f in families)
 
 
 class Books(Protocol):
@@ -86,7 +86,7 @@ class Ingest:
         worker: str,
         generation: int,
         seed: int,
-        allocate: Callable[[], tuple[torch.Tensor, ...]] | None = None,
+        allocate: Callable[[], tuple[npt.NDArray[np.uint8], ...]] | None = None,
     ) -> None:
         self._books = books
         self._quarantine = quarantine
@@ -100,7 +100,7 @@ class Ingest:
         self._window: list[tuple[_OpenShard, RawSample]] = []
         self._windows_shuffled = 0
         self._filling = True
-        self._crops: tuple[torch.Tensor, ...] = ()
+        self._crops: tuple[npt.NDArray[np.uint8], ...] = ()
         self._taken: list[tuple[Lease, int]] = []
         self.tokens: set[int] = set()
         """Tokens of every lease this worker was given; the caller renews and prunes them."""

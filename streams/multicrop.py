@@ -13,19 +13,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy.typing as npt
+from cv2.typing import MatLike
 
 from streams.config import CropFamily
 from streams.shard import SampleId
 
 cv2.setNumThreads(1)  # a reader is one core; more readers use more cores
-PLAIN_BELOW, ROWS_HALVED_BELOW, HALVED_BELOW = 1.2, 1.5, 2.6  # shrinks of a side, see `_resize`
+# How far a side may shrink, see `_resize`.
+PLAIN_BELOW, ROWS_HALVED_BELOW, HALVED_BELOW, REDUCED_FROM = 1.2, 1.5, 2.6, 4.0
 
 Box = tuple[int, int, int, int]
 """Top, left, height, width, in pixels."""
@@ -89,53 +88,56 @@ def _draw_box(
 
 
 def multicrop(
-    image: Tensor,
+    image: npt.NDArray[np.uint8],
     families: Sequence[CropFamily],
     rng: random.Random,
-    out: Sequence[Tensor],
+    out: Sequence[npt.NDArray[np.uint8]],
 ) -> None:
     """Cut all crops of one image: antialiased resize, flipped left to right with probability 0.5.
 
     Args:
-        image: uint8 `[3, H, W]`; quickest when its channels are last in memory.
+        image: uint8 `[H, W, 3]`.
         families: Crop families.
         rng: From `sample_generator`.
-        out: Where the crops go: one uint8 tensor `[V_r, S_r, S_r, 3]` per family.
+        out: Where the crops go: one uint8 array `[V_r, S_r, S_r, 3]` per family.
 
     Raises:
         ValueError: If the image is not uint8 with three channels.
     """
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"image must be uint8 [3, H, W], got {image.dtype} {list(image.shape)}")
-    height, width = image.shape[1:]
-    pixels = image.permute(1, 2, 0).numpy()
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    height, width = image.shape[:2]
     for family, views in zip(families, out, strict=True):
         boxes = draw_boxes(rng, height, width, num=family.num, scale=family.scale)
-        for view, (top, left, h, w) in zip(views.numpy(), boxes, strict=True):
-            _resize(pixels[top : top + h, left : left + w], view)
+        for view, (top, left, h, w) in zip(views, boxes, strict=True):
+            _resize(image[top : top + h, left : left + w], view)
             if rng.random() < 0.5:
                 cv2.flip(view, 1, dst=view)
 
 
-def _resize(region: np.ndarray[Any, Any], view: np.ndarray[Any, Any]) -> None:
+def _resize(region: MatLike, view: MatLike) -> None:
     """Resize `[h, w, 3]` into `[S, S, 3]`, close to Pillow's antialiased bilinear filter.
 
     That filter is bilinear interpolation where a picture grows, and a triangle as wide as two
     target pixels where it shrinks. Interpolation alone is close to it up to `PLAIN_BELOW`; with
     twice the rows and the mean of each two, up to `ROWS_HALVED_BELOW`; with twice the rows and
-    columns and the mean of 2 x 2, up to `HALVED_BELOW`; beyond, the filter itself.
+    columns and the mean of 2 x 2, up to `HALVED_BELOW`; beyond, smoothed before that mean. What
+    shrinks by `REDUCED_FROM` or more is halved until it does not.
     """
     side = view.shape[0]
     shrink = math.sqrt(region.shape[0] * region.shape[1]) / side
     if shrink < PLAIN_BELOW:
         cv2.resize(region, (side, side), dst=view, interpolation=cv2.INTER_LINEAR)
-    elif shrink < ROWS_HALVED_BELOW:
+        return
+    if shrink < ROWS_HALVED_BELOW:
         rows = cv2.resize(region, (side, 2 * side), interpolation=cv2.INTER_LINEAR)
         cv2.addWeighted(rows[0::2], 0.5, rows[1::2], 0.5, 0, dst=view)
-    elif shrink < HALVED_BELOW:
-        double = cv2.resize(region, (2 * side, 2 * side), interpolation=cv2.INTER_LINEAR)
-        cv2.resize(double, (side, side), dst=view, interpolation=cv2.INTER_AREA)
-    else:
-        planes = torch.from_numpy(region).permute(2, 0, 1)[None]
-        resized = F.interpolate(planes, size=(side, side), mode="bilinear", antialias=True)
-        view[:] = resized[0].permute(1, 2, 0).numpy()
+        return
+    smooth = shrink >= HALVED_BELOW
+    while shrink >= REDUCED_FROM:
+        half = ((region.shape[1] + 1) // 2, (region.shape[0] + 1) // 2)
+        region, shrink = cv2.resize(region, half, interpolation=cv2.INTER_LINEAR), shrink / 2
+    double = cv2.resize(region, (2 * side, 2 * side), interpolation=cv2.INTER_LINEAR)
+    if smooth:
+        double = cv2.GaussianBlur(double, (3, 3), 0, borderType=cv2.BORDER_REPLICATE)
+    cv2.resize(double, (side, side), dst=view, interpolation=cv2.INTER_AREA)

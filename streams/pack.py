@@ -20,12 +20,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
-from webdataset.tariterators import base_plus_ext
-
 from streams.config import LimitsConfig
 from streams.decode import decode_image
 from streams.errors import DecodeError
-from streams.reader import IMAGE_SUFFIXES
+from streams.reader import IMAGE_SUFFIXES, split_name
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -255,7 +253,7 @@ def _check_sample(key: str, members: dict[str, bytes], keys: set[str]) -> None:
         raise ValueError(f"key {key!r} must be a plain relative name that begins with no _")
     for suffix in members:
         lower = suffix == suffix.lower() and not suffix.startswith("__")
-        if not lower or base_plus_ext(f"{key}.{suffix}") != (key, suffix):
+        if not lower or split_name(f"{key}.{suffix}") != (key, suffix):
             raise ValueError(
                 f"webdataset would not read {key!r} with suffix {suffix!r} back: no dot may be in "
                 "the last part of a key, no slash or capital in a suffix"

@@ -1,10 +1,11 @@
 """One shard in, its samples out, in order and without silent loss.
 
 A sample means what it means in webdataset: adjacent members with one key, which is the name up to
-the first dot of its last part (`webdataset.tariterators.base_plus_ext`); suffixes in lower case.
-Its tar iteration is not used. Tried with webdataset 1.0.2: it opens tars as `r|*`, so a gzip is
-inflated without limit and a sparse member expanded; it reads every member whole before any cap can
-be applied; it ends in silence at a cut or damaged header and hands out the half sample as whole.
+the first dot of its last part (`split_name`); suffixes in lower case. webdataset itself is not
+imported here: it imports torch, half a gigabyte in every reader. Nor would its tar iteration do.
+Tried with webdataset 1.0.2: it opens tars as `r|*`, so a gzip is inflated without limit and a
+sparse member expanded; it reads every member whole before any cap can be applied; it ends in
+silence at a cut or damaged header and hands out the half sample as whole.
 So headers are walked by `streams.tar`, and only the bytes of images and labels are ever read.
 Pickles and all other members are passed over.
 """
@@ -15,8 +16,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
-
-from webdataset.tariterators import base_plus_ext
 
 from streams.config import LimitsConfig
 from streams.errors import ShardError
@@ -30,6 +29,7 @@ _MAX_KEY_CHARACTERS = 255
 _MAX_MEMBERS = 1000
 _MAX_NAMES_CHARACTERS = 2**20
 """Of all names of one sample: its headers are held until it is whole."""
+_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
 _RESERVED = re.compile(r"__[^/]*__($|/)")
 _LOOKS_LIKE = (
     (b"\x1f\x8b", "gzip data; unpack it with gunzip"),
@@ -251,12 +251,18 @@ class _Group:
         return text
 
 
+def split_name(name: str) -> tuple[str, str] | tuple[None, None]:
+    """Key and suffix of a member's name, as `webdataset.tariterators.base_plus_ext`."""
+    match = _NAME.fullmatch(name)
+    return (match[1], match[2]) if match else (None, None)
+
+
 def _split(member: Member) -> tuple[str, str] | tuple[None, str]:
     """Key and suffix of a member, as webdataset has them; no key for what it passes over."""
     if not member.is_file or _RESERVED.match(member.name):
         return None, ""
-    key, suffix = base_plus_ext(member.name)
-    return (None, "") if key is None else (key, suffix.lower())
+    key, suffix = split_name(member.name)
+    return (None, "") if key is None or suffix is None else (key, suffix.lower())
 
 
 def _read(file: BinaryIO, member: Member) -> bytes:

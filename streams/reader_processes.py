@@ -23,13 +23,14 @@ from collections import deque
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
+import torch
 from torch import multiprocessing as torch_multiprocessing
 
 from streams.batch import Batch
 from streams.errors import ReaderError, StreamError
 from streams.ingest import empty_crops
 from streams.ledger import Ledger
-from streams.reader_worker import Answer, Buffer, ReaderConfig, read, read_in_process
+from streams.reader_worker import Answer, Buffer, ReaderConfig, arrays, read, read_in_process
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class Readers:
             number, origins, arrived_at = answer
             self._empty.discard(reader.worker)
             self._lent = reader, number
-            return Batch.of(reader.buffers[number], origins, arrived_at)
+            return Batch.of(arrays(reader.buffers[number]), origins, arrived_at)
         return None
 
     def _request(self, *, flush: bool) -> None:
@@ -254,7 +255,10 @@ def _allocate(config: ReaderConfig) -> list[list[Buffer]]:
     """Buffers of every reader: for what it reads ahead, and one at the learner."""
     ingest = config.ingest
     buffers = [
-        [empty_crops(config.families, ingest.batch_size) for _ in range(ingest.in_flight + 1)]
+        [
+            tuple(map(torch.from_numpy, empty_crops(config.families, ingest.batch_size)))
+            for _ in range(ingest.in_flight + 1)
+        ]
         for _ in range(ingest.actors)
     ]
     if ingest.actors > 1:

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 IDLE_S = 0.05
 
 Buffer = tuple[Tensor, ...]
-"""Memory of one batch, as of `empty_crops`."""
+"""Memory of one batch, as of `empty_crops`; tensors, since torch knows how to share them."""
 Answer = tuple[int, tuple[Origin, ...], tuple[float, ...]] | StreamError | None
 """Number of the filled buffer, origins, arrival times; an error; or nothing to read now."""
 
@@ -48,6 +50,11 @@ class ReaderConfig:
     """Run seed."""
 
 
+def arrays(buffer: Buffer) -> tuple[npt.NDArray[np.uint8], ...]:
+    """The same memory as arrays."""
+    return tuple(family.numpy() for family in buffer)
+
+
 class _Buffers:
     """The buffers of one reader; `take` is what its `Ingest` cuts the next batch into."""
 
@@ -57,9 +64,9 @@ class _Buffers:
         self.taken = -1
         """Number of the last one taken: that of the batch which comes next."""
 
-    def take(self) -> Buffer:
+    def take(self) -> tuple[npt.NDArray[np.uint8], ...]:
         self.taken = self.free.popleft()
-        return self._buffers[self.taken]
+        return arrays(self._buffers[self.taken])
 
 
 class _RemoteBooks:

@@ -102,7 +102,7 @@ def load_labelled(
                     image = decode_image(sample.image, limits)
                 except SampleError:
                     continue
-                images.append(_central_square(image, size))
+                images.append(_central_square(torch.from_numpy(image).permute(2, 0, 1), size))
                 labels.append(sample.label)
                 taken += 1
         except StreamError as error:

@@ -11,10 +11,11 @@ LAW = [
     ("online_swav.status", ["torch", "ray"]),
     ("online_swav.metrics_server", ["torch", "ray", "online_swav.trainer"]),
     ("online_swav.learning.learner", ["ray", "streams", "online_swav.config"]),
-    ("streams.ingest", ["ray", "online_swav"]),
+    ("streams.ingest", ["ray", "online_swav", "torch"]),
     ("streams.ledger", ["ray", "online_swav", "torch"]),
     ("streams.reader_processes", ["ray", "online_swav"]),
-    ("streams.actors", ["online_swav"]),
+    ("streams.actors", ["online_swav", "torch"]),
+    ("online_swav.console", ["torch", "ray"]),  # sets up logging in every actor
     ("online_swav.inprocess", ["ray"]),
     ("online_swav.trainer", ["ray", "online_swav.evaluation"]),
 ]  # fmt: skip

@@ -19,17 +19,16 @@ FAMILIES = (
 
 
 def smooth_image(height, width, seed=0):
-    """Channels last in memory, as `decode_image` makes them."""
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return np.array(picture)
 
 
 def cut(image, families, rng):
-    """Crops `[V, 3, S, S]` per family."""
-    out = [torch.empty((f.num, f.size, f.size, 3), dtype=torch.uint8) for f in families]
+    """Crops `[V, S, S, 3]` per family."""
+    out = [np.empty((f.num, f.size, f.size, 3), dtype=np.uint8) for f in families]
     multicrop(image, families, rng, out)
-    return [views.permute(0, 3, 1, 2) for views in out]
+    return out
 
 
 def generator(index=0, seed=0, pass_number=0):
@@ -104,20 +103,20 @@ def natural_image(height, width, seed):
     frequency[0, 0] = np.inf
     waves = np.fft.ifft2(np.fft.fft2(noise) / frequency**1.3).real
     pixels = 128 + 60 * waves / waves.std(axis=(1, 2), keepdims=True)
-    return torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)).permute(1, 2, 0).contiguous()
+    return np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def differences_to_pillow(image, family, index):
     """Mean absolute difference of each crop to Pillow's filter; how many were flipped."""
-    (crops,) = cut(image.permute(2, 0, 1), [family], generator(index))
-    picture, rng, flips, found = Image.fromarray(image.numpy()), generator(index), 0, []
+    (crops,) = cut(image, [family], generator(index))
+    picture, rng, flips, found = Image.fromarray(image), generator(index), 0, []
     boxes = draw_boxes(rng, *image.shape[:2], num=family.num, scale=family.scale)
     for crop, (top, left, h, w) in zip(crops, boxes, strict=True):
         region = picture.crop((left, top, left + w, top + h))
         expected = np.array(region.resize((family.size,) * 2, Image.Resampling.BILINEAR))
         if rng.random() < 0.5:
             expected, flips = expected[:, ::-1], flips + 1
-        found.append(np.abs(crop.permute(1, 2, 0).numpy() - expected.astype(int)).mean())
+        found.append(np.abs(crop - expected.astype(int)).mean())
     return found, flips
 
 
@@ -135,48 +134,38 @@ def test_crops_are_close_to_pillows_antialiased_filter():
     assert 20 < flips < 76
 
 
-@pytest.mark.parametrize("size", [150, 64, 50, 32, 12])
+@pytest.mark.parametrize("size", [150, 64, 50, 32, 20, 12])
 def test_crops_that_grow_or_shrink_a_little_or_a_lot(size):
-    """150 grows, 64 is interpolated, 50 has its rows halved, 32 rows and columns, 12 filtered."""
+    """150 grows, 64 is interpolated, 50 has its rows halved, 32 its columns too, 20 is smoothed
+    before that, 12 halved first."""
     family = CropFamily(size=size, num=4, scale=(0.4, 0.6))
     found, _ = differences_to_pillow(natural_image(90, 110, size), family, size)
     assert max(found) <= 4
 
 
-def test_planes_are_cropped_as_interleaved_pixels_are():
-    image = smooth_image(100, 130)
-    for one, other in zip(
-        cut(image, FAMILIES, generator()),
-        cut(image.contiguous(), FAMILIES, generator()),
-        strict=True,
-    ):
-        assert torch.equal(one, other)
-
-
 def test_crops_have_the_shapes_of_their_families():
     large, small = cut(smooth_image(50, 40), FAMILIES, generator())
-    assert (large.dtype, tuple(large.shape)) == (torch.uint8, (2, 3, 24, 24))
-    assert (small.dtype, tuple(small.shape)) == (torch.uint8, (4, 3, 12, 12))
+    assert (large.dtype, large.shape) == (np.uint8, (2, 24, 24, 3))
+    assert (small.dtype, small.shape) == (np.uint8, (4, 12, 12, 3))
 
 
 @given(height=st.integers(1, 40), width=st.integers(1, 40))
 def test_tiny_images_can_be_cropped(height, width):
     crops = cut(smooth_image(height, width), FAMILIES, generator())
-    assert [tuple(family.shape) for family in crops] == [(2, 3, 24, 24), (4, 3, 12, 12)]
+    assert [family.shape for family in crops] == [(2, 24, 24, 3), (4, 12, 12, 3)]
 
 
 def test_a_flat_image_stays_flat():
-    image = torch.tensor([10, 128, 250], dtype=torch.uint8)[:, None, None].expand(3, 60, 60)
+    image = np.full((60, 60, 3), (10, 128, 250), dtype=np.uint8)
     for family in cut(image, FAMILIES, generator()):
-        assert torch.equal(family, family[:1, :, :1, :1].expand_as(family))
-        assert family[0, :, 0, 0].tolist() == [10, 128, 250]
+        assert (family == image[:1, :1]).all()
 
 
 def test_half_of_the_crops_are_flipped():
-    ramp = torch.arange(64, dtype=torch.uint8).expand(3, 64, 64)
+    ramp = np.tile(np.arange(64, dtype=np.uint8)[:, None], (64, 1, 3))
     family = CropFamily(size=8, num=2000, scale=(0.5, 1.0))
     (crops,) = cut(ramp, [family], generator())
-    flipped = (crops[:, 0, 0, 0] > crops[:, 0, 0, -1]).double().mean().item()
+    flipped = (crops[:, 0, 0, 0] > crops[:, 0, -1, 0]).mean()
     assert abs(flipped - 0.5) < 0.04
 
 
@@ -186,9 +175,9 @@ def test_crops_are_decided_by_seed_sample_and_pass():
     def crops(**where):
         return cut(image, FAMILIES, generator(**where))[0]
 
-    assert torch.equal(crops(), crops())
+    assert np.array_equal(crops(), crops())
     for other in ({"index": 1}, {"seed": 1}, {"pass_number": 1}):
-        assert not torch.equal(crops(), crops(**other))
+        assert not np.array_equal(crops(), crops(**other))
 
 
 def test_the_generator_is_the_same_on_every_machine():
@@ -200,8 +189,8 @@ def test_the_generator_is_the_same_on_every_machine():
     ]
 
 
-def test_other_tensors_are_refused():
-    with pytest.raises(ValueError, match=r"uint8 \[3, H, W\], got torch.float32"):
-        cut(torch.zeros(3, 8, 8), FAMILIES, generator())
-    with pytest.raises(ValueError, match=r"got torch.uint8 \[1, 8, 8\]"):
-        cut(torch.zeros(1, 8, 8, dtype=torch.uint8), FAMILIES, generator())
+def test_other_arrays_are_refused():
+    with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], got float32"):
+        cut(np.zeros((8, 8, 3), dtype=np.float32), FAMILIES, generator())
+    with pytest.raises(ValueError, match=r"got uint8 \[8, 8, 1\]"):
+        cut(np.zeros((8, 8, 1), dtype=np.uint8), FAMILIES, generator())

@@ -7,10 +7,13 @@ import tarfile
 
 import pytest
 import webdataset as wds
+from hypothesis import example, given
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
 
 from streams.config import LimitsConfig
 from streams.errors import ShardError
-from streams.reader import RawSample, RejectedSample, ShardReader
+from streams.reader import RawSample, RejectedSample, ShardReader, split_name
 from streams.testing import jpeg_bytes, shard_of, truncate, write_test_shards
 from tests.builders import gnu_sparse, header, patch_header, tar_of
 
@@ -55,6 +58,14 @@ def test_reads_every_tar_format(tmp_path, format):
     assert [s.image for s in samples] == [jpeg_bytes(0), jpeg_bytes(1), jpeg_bytes(2), JPEG]
     assert samples[3].key == long[:255]
     assert (reader.num_samples, reader.fault, reader.skipped_members) == (4, None, 0)
+
+
+@given(st.text(st.sampled_from("ab./\\\n\u00e9 "), max_size=12))
+@example("a/.jpg")
+@example("x.y/.jpg")
+@example("a.b/c.seg.png")
+def test_names_are_split_as_webdataset_does(name):
+    assert split_name(name) == base_plus_ext(name)
 
 
 def test_reads_what_webdataset_writes(tmp_path):
