@@ -16,13 +16,9 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-import torch
-
-from online_swav.inprocess import PollingFeed
 from online_swav.trainer import Feed
 from streams.batch import Batch
 from streams.config import CropFamily, IngestConfig, LimitsConfig
-from streams.decisions import Decisions
 from streams.errors import ShardError
 from streams.ingest import Ingest
 from streams.ledger import Ledger
@@ -87,6 +83,22 @@ def _samples(pattern: str) -> Iterator[RawSample]:
             print(f"left out: {Path(shard.url).name}: {error}", file=sys.stderr)
 
 
+class OwnFeed:
+    """An `Ingest` as a feed: it reads when it is asked, in the caller's thread."""
+
+    backlog_ratio = 0.0
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+        self.dry = False
+
+    def next_batch(self, *, flush: bool) -> Batch | None:
+        """See `trainer.Feed`."""
+        batch = self._ingest.next_batch(flush=flush)
+        self.dry = batch is None
+        return batch
+
+
 class Reader:
     """A reader in this process with a book of its own; it runs on the core of an actor."""
 
@@ -94,19 +106,16 @@ class Reader:
         self._folder, self._turns = folder, turns
         self._source = DirectorySource("stream", str(stream), settle_s=0.0)
         self._ledger = Ledger(folder / "in-process.sqlite")
-        torch.set_num_threads(
-            1
-        )  # as in an actor; two threads pinned to one core hold each other up
+        self._ledger.add(self._source.poll())
 
-    def feed(self) -> PollingFeed:
+    def feed(self) -> OwnFeed:
         """All images once more."""
         ingest = Ingest(
             books=self._ledger, quarantine=Quarantine(self._folder / "quarantine"),
             families=self._turns.families, config=IngestConfig(batch_size=self._turns.batch),
             worker="in-process", generation=self._ledger.begin(0), seed=0,
         )  # fmt: skip
-        return PollingFeed(ingest, self._ledger, [self._source],
-                           Decisions(self._folder / "decisions"), poll_s=math.inf)  # fmt: skip
+        return OwnFeed(ingest)
 
     def images_per_s(self) -> float:
         """Of one turn."""
