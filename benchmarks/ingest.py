@@ -40,9 +40,11 @@ from rich.table import Table
 from streams.config import LimitsConfig
 from streams.decode import decode_image
 from streams.errors import SampleError
-from streams.multicrop import draw_boxes, multicrop, sample_generator
+from streams.multicrop import draw_boxes, largest_reduction, multicrop, sample_generator
 from streams.reader import RawSample, ShardReader
 from streams.shard import SampleId, Shard
+
+REDUCE = partial(largest_reduction, families=FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -163,23 +165,24 @@ def fidelity(images: Sequence[bytes]) -> dict[str, float]:
     for number, data in enumerate(images):
         identity = SampleId("benchmark", number)
         out = [np.empty((f.num, f.size, f.size, 3), dtype=np.uint8) for f in FAMILIES]
-        image = decode_image(data, LimitsConfig())
+        image = decode_image(data, LimitsConfig(), reduce=REDUCE)
         multicrop(image, FAMILIES, sample_generator(0, identity, 0), out)
         picture = Image.open(io.BytesIO(data)).convert("RGB")
-        if picture.size != (image.shape[1], image.shape[0]):
+        by = REDUCE(picture.height, picture.width)
+        if (-(-picture.height // by), -(-picture.width // by)) != image.shape[:2]:
             continue  # turned by EXIF
         rng = sample_generator(0, identity, 0)
         for family, views in zip(FAMILIES, out, strict=True):
-            boxes = draw_boxes(rng, picture.height, picture.width, num=family.num,
-                               scale=family.scale)  # fmt: skip
+            boxes = draw_boxes(rng, *image.shape[:2], num=family.num, scale=family.scale)
             for view, (top, left, h, w) in zip(views, boxes, strict=True):
-                region = picture.crop((left, top, left + w, top + h))
+                region = picture.crop((by * left, by * top, min(by * (left + w), picture.width),
+                                       min(by * (top + h), picture.height)))  # fmt: skip
                 side = (family.size, family.size)
                 expected = np.asarray(region.resize(side, Image.Resampling.BILINEAR)).astype(int)
                 if rng.random() < 0.5:
                     expected = expected[:, ::-1]
                 differences.append(np.abs(view - expected).mean())
-                shrinks.append((h * w) ** 0.5 / family.size)
+                shrinks.append((region.height * region.width) ** 0.5 / family.size)
     return {
         "crops": len(differences), "mean": round(float(np.mean(differences)), 3),
         "p95": round(float(np.percentile(differences, 95)), 3),

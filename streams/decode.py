@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -47,15 +48,23 @@ _TURNS = (b"Exif\0\0", b"tiff:Orientation")  # in an APP1 segment: EXIF, or XMP
 _PLAIN_JPEG = ("YCbCr", "Gray", "RGB")
 
 
-def decode_image(data: bytes, limits: LimitsConfig) -> npt.NDArray[np.uint8]:
+Reduce = Callable[[int, int], int]
+"""How much smaller a picture of so many rows and columns may be: by 1, 2, 4 or 8."""
+
+
+def decode_image(
+    data: bytes, limits: LimitsConfig, *, reduce: Reduce = lambda _height, _width: 1
+) -> npt.NDArray[np.uint8]:
     """Decode one picture.
 
     Args:
         data: A JPEG, PNG, WebP, BMP, GIF or PPM; the bytes decide, not a name.
         limits: Caps, checked against the header before any pixel is decoded.
+        reduce: Asked with the size in the header. A JPEG is then decoded so much smaller, which
+            its coding allows at half the time; other formats are not.
 
     Returns:
-        uint8 `[H, W, 3]`, RGB.
+        uint8 `[H, W, 3]`, RGB; sides of a reduced picture are rounded up.
 
     Raises:
         DecodeError: `unsupported`, `too_large`, `too_small` or `corrupt`.
@@ -63,13 +72,16 @@ def decode_image(data: bytes, limits: LimitsConfig) -> npt.NDArray[np.uint8]:
     with warnings.catch_warnings():
         # Pillow warns about large pictures and odd metadata; the caps are ours.
         warnings.simplefilter("ignore")
-        pixels = _decode_plain_jpeg(data, limits) if data.startswith(_JPEG) else None
+        pixels = _decode_plain_jpeg(data, limits, reduce) if data.startswith(_JPEG) else None
         if pixels is not None:
             return pixels
         image = _open(data)
         with image:
             try:
                 _check(image, limits)
+                by = reduce(image.height, image.width)
+                if by > 1:
+                    image.draft(None, (image.width // by, image.height // by))
                 image.load()
                 return _to_rgb(_upright(image))
             except (DecodeError, MemoryError):
@@ -79,7 +91,9 @@ def decode_image(data: bytes, limits: LimitsConfig) -> npt.NDArray[np.uint8]:
                 raise DecodeError(f"the picture is damaged: {error}", reason="corrupt") from error
 
 
-def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> npt.NDArray[np.uint8] | None:
+def _decode_plain_jpeg(
+    data: bytes, limits: LimitsConfig, reduce: Reduce
+) -> npt.NDArray[np.uint8] | None:
     """The quick way, for upright JPEGs without fault; None leaves it to Pillow."""
     if _may_be_turned(data) and _turn(data) is not None:
         return None
@@ -88,7 +102,10 @@ def _decode_plain_jpeg(data: bytes, limits: LimitsConfig) -> npt.NDArray[np.uint
         if colours not in _PLAIN_JPEG:
             return None
         _check_size(width, height, limits)
-        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB")
+        by = reduce(height, width)
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=-(-height // by), min_width=-(-width // by), min_factor=by
+        )
     except (DecodeError, MemoryError):
         raise
     except Exception:  # damaged, or only odd: it raises KeyError for a rare subsampling

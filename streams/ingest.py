@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from streams.batch import Batch
 from streams.config import CropFamily, IngestConfig
 from streams.decode import decode_image
 from streams.errors import LeaseLost, SampleError, ShardError
-from streams.multicrop import multicrop, sample_generator
+from streams.multicrop import largest_reduction, multicrop, sample_generator
 from streams.quarantine import Quarantine
 from streams.reader import RawSample, RejectedSample, ShardReader
 from streams.shard import Lease, Origin, SampleId
@@ -95,6 +96,7 @@ class Ingest:
         self._worker = worker
         self._generation = generation
         self._seed = seed
+        self._reduce = partial(largest_reduction, families=self._families)
         self._allocate = allocate or (lambda: empty_crops(families, config.batch_size))
         self._open: deque[_OpenShard] = deque()
         self._window: list[tuple[_OpenShard, RawSample]] = []
@@ -225,7 +227,7 @@ class Ingest:
 
     def _decode(self, lease: Lease, sample: RawSample) -> None:
         try:
-            image = decode_image(sample.image, self._config.limits)
+            image = decode_image(sample.image, self._config.limits, reduce=self._reduce)
         except SampleError as error:
             self._reject(
                 lease, index=sample.index, key=sample.key, reason=error.reason,

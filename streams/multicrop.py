@@ -23,8 +23,10 @@ from streams.config import CropFamily
 from streams.shard import SampleId
 
 cv2.setNumThreads(1)  # a reader is one core; more readers use more cores
+SPARE_RESOLUTION = 1.4
+"""Of a picture that is decoded smaller: what its smallest crop keeps beyond its own pixels."""
 # How far a side may shrink, see `_resize`.
-PLAIN_BELOW, ROWS_HALVED_BELOW, HALVED_BELOW, REDUCED_FROM = 1.2, 1.5, 2.6, 4.0
+PLAIN_BELOW, ROWS_HALVED_BELOW, HALVED_BELOW, REDUCED_FROM = 1.2, 1.5, 2.0, 4.0
 
 Box = tuple[int, int, int, int]
 """Top, left, height, width, in pixels."""
@@ -85,6 +87,21 @@ def _draw_box(
     w = min(width, round(height * aspect))
     h = min(height, round(width / aspect))
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def largest_reduction(height: int, width: int, families: Sequence[CropFamily]) -> int:
+    """By how much a picture may be decoded smaller: 1, 2, 4 or 8.
+
+    The smallest crop that may be drawn keeps `SPARE_RESOLUTION` times the resolution it needs; it
+    depends on the size alone, so every worker cuts the same crops.
+
+    Args:
+        height: Of the picture, in pixels.
+        width: Of the picture, in pixels.
+        families: Crop families.
+    """
+    least = min(math.sqrt(f.scale[0] * height * width) / f.size for f in families)
+    return next((by for by in (8, 4, 2) if least >= by * SPARE_RESOLUTION), 1)
 
 
 def multicrop(

@@ -36,11 +36,11 @@ class Finder:
         return run
 
 def killing(decode_image):
-    def decode(data, limits):
+    def decode(data, limits, **options):
         if {MARK!r} in data:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             os.abort()
-        return decode_image(data, limits)
+        return decode_image(data, limits, **options)
     return decode
 
 sys.meta_path.insert(0, Finder())

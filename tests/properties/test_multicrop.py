@@ -1,5 +1,7 @@
 """Crops: distributed as torchvision's, resized as Pillow's, decided by the sample alone."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from streams.config import CropFamily
-from streams.multicrop import draw_boxes, multicrop, sample_generator
+from streams.config import CropFamily, LimitsConfig
+from streams.decode import decode_image
+from streams.multicrop import draw_boxes, largest_reduction, multicrop, sample_generator
 from streams.shard import SampleId
 
 FAMILIES = (
@@ -132,6 +135,38 @@ def test_crops_are_close_to_pillows_antialiased_filter():
     assert np.mean(found) <= 1
     assert np.percentile(found, 95) <= 4
     assert 20 < flips < 76
+
+
+@given(height=st.integers(1, 9000), width=st.integers(1, 9000))
+def test_a_reduced_picture_keeps_the_resolution_of_every_crop(height, width):
+    by = largest_reduction(height, width, FAMILIES)
+    assert by in (1, 2, 4, 8)
+    least = min((f.scale[0] * height * width) ** 0.5 / f.size for f in FAMILIES)
+    assert by == 1 or least / by >= 1.4
+    assert by == 8 or least / (2 * by) < 1.4
+
+
+def test_crops_of_a_reduced_picture_are_close_to_pillows_of_the_whole():
+    family = CropFamily(size=32, num=16, scale=(0.14, 1.0))
+    whole = natural_image(750, 1000, seed=1)
+    by = largest_reduction(750, 1000, [family])
+    assert by == 4
+    buffer = io.BytesIO()
+    Image.fromarray(whole).save(buffer, "JPEG", quality=95)
+    small = decode_image(buffer.getvalue(), LimitsConfig(), reduce=lambda *_: by)
+    (crops,) = cut(small, [family], generator())
+    picture, rng = Image.open(buffer), generator()
+    boxes = draw_boxes(rng, *small.shape[:2], num=family.num, scale=family.scale)
+    differences = []
+    for crop, box in zip(crops, boxes, strict=True):
+        top, left, h, w = (by * side for side in box)
+        region = picture.crop((left, top, min(left + w, 1000), min(top + h, 750)))
+        expected = np.array(region.resize((32, 32), Image.Resampling.BILINEAR))
+        if rng.random() < 0.5:
+            expected = expected[:, ::-1]
+        differences.append(np.abs(crop - expected.astype(int)).mean())
+    assert np.mean(differences) <= 2
+    assert max(differences) <= 4
 
 
 @pytest.mark.parametrize("size", [150, 64, 50, 32, 20, 12])

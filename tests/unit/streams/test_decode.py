@@ -89,6 +89,32 @@ def test_orientation_in_xmp_is_applied():
     assert np.array_equal(decode_image(data, LIMITS), pixels(turned))
 
 
+@pytest.mark.parametrize("by", [1, 2, 4, 8])
+@pytest.mark.parametrize("orientation", [1, 6])  # the quick way, and Pillow's
+def test_a_jpeg_is_decoded_smaller_where_that_will_do(by, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth = picture().resize((203, 150), Image.Resampling.BICUBIC)
+    data = encode(smooth, "JPEG", exif=exif, quality=95)
+    asked = []
+
+    def reduce(height, width):
+        asked.append((height, width))
+        return by
+
+    image = decode_image(data, LIMITS, reduce=reduce)
+    assert set(asked) == {(150, 203)}
+    size = (-(-203 // by), -(-150 // by))
+    turned = ImageOps.exif_transpose(opened(data))
+    whole = turned.resize(size if orientation == 1 else size[::-1], Image.Resampling.BOX)
+    assert image.shape == pixels(whole).shape
+    assert np.abs(image.astype(int) - pixels(whole)).mean() < 6
+
+
+def test_other_formats_keep_their_size():
+    assert decode_image(encode(picture(), "PNG"), LIMITS, reduce=lambda *_: 8).shape == (30, 40, 3)
+
+
 def test_damaged_exif_counts_as_none():
     exif = b"Exif\0\0" + b"II*\0\xff\xff\xff\x7f" + bytes(range(40))
     data = encode(picture(), "JPEG", exif=exif)

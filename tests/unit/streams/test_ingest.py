@@ -209,10 +209,10 @@ def test_a_picture_that_kills_readers_costs_its_shard_alone(ledger, tmp_path, mo
     paths = write_test_shards(tmp_path / "in", shards=4, samples_per_shard=3)
     ledger.add([shard_of(path) for path in (tmp_path / "in" / "a.tar", *paths)])
 
-    def decode(data, limits):
+    def decode(data, limits, **options):
         if data == killer:
             raise Died
-        return decode_image(data, limits)
+        return decode_image(data, limits, **options)
 
     monkeypatch.setattr("streams.ingest.decode_image", decode)
     config = dataclasses.replace(CONFIG, window=window)
