@@ -151,7 +151,7 @@ class Trainer:
         self._last: StepReport | None = None
         self._phase_s = dict.fromkeys(("wait", "claim", "step", "checkpoint", "probe"), 0.0)
         now = time.monotonic()
-        self._reported = (now, 0.0, learner.step_count, learner.samples_seen)
+        self._reported = (now, 0.0, learner.idle_s or 0.0, learner.step_count, learner.samples_seen)
         self._checkpoint_at = now
         self._retry_at = now
 
@@ -271,7 +271,12 @@ class Trainer:
         if self._ranks.rank != 0:
             return
         now = time.monotonic()
-        then, waited, step, samples = self._reported
+        then, waited, idle, step, samples = self._reported
+        wait = self._phase_s["wait"] - waited
+        # The host runs ahead of a GPU: only while that has nothing to do does the learner wait.
+        idle_s = learner.idle_s
+        if idle_s is not None:
+            wait = min(wait, idle_s - idle)
         seconds = max(now - then, 1e-9)
         steps = learner.step_count - step
         host = self._last.to_host() if self._last is not None else None
@@ -282,7 +287,7 @@ class Trainer:
                 step=learner.step_count,
                 samples_seen=learner.samples_seen,
                 images_per_s=(learner.samples_seen - samples) / seconds,
-                wait_ratio=min((self._phase_s["wait"] - waited) / seconds, 1.0),
+                wait_ratio=min(wait / seconds, 1.0),
                 step_s=seconds / steps if steps else 0.0,
                 phase_s=dict(self._phase_s),
                 loss=host.loss if host else None,
@@ -304,7 +309,9 @@ class Trainer:
                 health=health,
             )
         )
-        self._reported = (now, self._phase_s["wait"], learner.step_count, learner.samples_seen)
+        self._reported = (
+            now, self._phase_s["wait"], idle_s or 0.0, learner.step_count, learner.samples_seen
+        )  # fmt: skip
 
     def _run_probe(self, *, last: bool = False) -> None:
         step = self._learner.step_count

@@ -117,6 +117,9 @@ def _may_be_turned(jpeg: bytes) -> bool:
     """Whether a segment before the pixels may hold an orientation. Damage is left to others."""
     at = 2
     while jpeg[at : at + 1] == b"\xff" and at + 4 <= len(jpeg) and jpeg[at + 1] != _SCAN:
+        if jpeg[at + 1] == 0xFF:  # markers may be filled up with any number of these
+            at += 1
+            continue
         end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])
         if jpeg[at + 1] == _APP1 and any(mark in jpeg[at:end] for mark in _TURNS):
             return True

@@ -100,7 +100,9 @@ def largest_reduction(height: int, width: int, families: Sequence[CropFamily]) -
         width: Of the picture, in pixels.
         families: Crop families.
     """
-    least = min(math.sqrt(f.scale[0] * height * width) / f.size for f in families)
+    # Where no box of its share fits, in a long panorama, the short side bounds a crop.
+    short = min(height, width)
+    least = min(min(math.sqrt(f.scale[0] * height * width), short) / f.size for f in families)
     return next((by for by in (8, 4, 2) if least >= by * SPARE_RESOLUTION), 1)
 
 

@@ -234,8 +234,15 @@ class Readers:
                 self._replace(reader)
 
     def _replace(self, reader: _ReaderThread | _ReaderProcess) -> None:
-        """A new reader in place of a dead one, in its buffers. What it had read is read again."""
+        """A new reader in place of a dead one, in its buffers. What it had read is read again.
+
+        Raises:
+            StreamError: What ended the reader, if it said so.
+        """
         reader.stop()
+        for other, answer in self._answers:
+            if other is reader and isinstance(answer, StreamError):
+                raise answer  # it ended by itself, and said why
         self._answers = deque(item for item in self._answers if item[0] is not reader)
         reader.explain_end()
         logger.warning("ingest_died worker=%s", reader.worker)

@@ -188,7 +188,7 @@ def _rotate_hue(images: Tensor, shift: Tensor) -> Tensor:
         distance = hue + offset
         distance.sub_(distance.div(6).round_(), alpha=6).abs_()
         share = distance.neg_().add_(2).clamp_(0, 1)
-        torch.sub(value, share.mul_(chroma), out=result[:, channel])
+        result[:, channel] = value - share.mul_(chroma)
     return result
 
 

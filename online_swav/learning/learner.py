@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,11 @@ from online_swav.learning.config import LearnerConfig
 from online_swav.learning.feature_queue import FeatureQueue
 from online_swav.learning.findings import Health
 from online_swav.learning.health import HealthMonitor, HealthValues, assess
+from online_swav.learning.idle import IdleTime
 from online_swav.learning.loss import swapped_prediction_loss
 from online_swav.learning.model import SwavModel
 from online_swav.learning.nonfinite import NonFiniteLossError, NonFiniteSteps, Snapshot
-from online_swav.learning.optim import build_optimizer
+from online_swav.learning.optim import build_optimizer, load_moments
 from online_swav.learning.precision import refuse_unset_gradients
 from online_swav.learning.randomness import step_generator
 from online_swav.learning.ranks import SINGLE_RANK, Ranks
@@ -90,9 +90,10 @@ class Learner:
             )  # fmt: skip
         refuse_unset_gradients(self.model)
         self.model.to(self.device).to(memory_format=self._memory_format)
-        network = wrap(self.model)
-        self._network = compiled(network) if compile else network
+        self._plain_network = wrap(self.model)
+        self._network = compiled(self._plain_network) if compile else self._plain_network
         self._upload = Upload(self.device)
+        self._idle = IdleTime(self.device)
         self._optimizer = build_optimizer(self.model, config.optim)
         self._queue = FeatureQueue(
             num_views=NUM_ASSIGNED, length=config.queue.length, dim=config.model.embedding_dim
@@ -127,6 +128,11 @@ class Learner:
     def nonfinite_steps(self) -> int:
         """Steps that are known to be skipped for a non-finite loss."""
         return self._nonfinite.total
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds that the GPU had no step to work on; None where the host works itself."""
+        return self._idle.seconds()
 
     def step(
         self, crops: Sequence[UInt8[Tensor, "_ B 3 _ _"]], *, images: int | None = None
@@ -167,6 +173,7 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
+        self._idle.step_begins()
         count = crops[0].shape[1]
         total = self._total(count) if images is None else images
         statistics = Snapshot(list(self.model.buffers()))
@@ -177,7 +184,9 @@ class Learner:
             with torch.autocast(
                 self.device.type, dtype=torch.bfloat16, enabled=config.autocast == "bf16"
             ):
-                embeddings, scores = self._network(families)
+                # A compiled network is made for sizes; none is made for an empty batch.
+                network = self._network if count else self._plain_network
+                embeddings, scores = network(families)
         if not self._checked_scores and count:
             check_scores(scores)
             self._checked_scores = True
@@ -199,6 +208,7 @@ class Learner:
         self._nonfinite.record(self.step_count, skip)
         self._update(assigned, unless=skip)
         self._monitor.update(scores[0].detach(), assigned[0], loss, images=total, unless=skip)
+        self._idle.step_ended()
         self.step_count += 1
         self.samples_seen += total
         return StepReport(
@@ -322,9 +332,7 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self._queue.load_state_dict(state["queue"])
         self._monitor.load_state_dict(state["monitor"])
-        groups = self._optimizer.state_dict()["param_groups"]
-        moments = copy.deepcopy(state["optimizer"]["state"])
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        load_moments(self._optimizer, state["optimizer"]["state"])
         counters = state["counters"]
         self.step_count = int(counters["step_count"])
         self.samples_seen = int(counters["samples_seen"])

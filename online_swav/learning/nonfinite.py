@@ -58,7 +58,7 @@ class NonFiniteSteps:
             host = torch.empty((), dtype=torch.bool, pin_memory=True)
             host.copy_(skipped, non_blocking=True)
             ready = torch.cuda.Event()
-            ready.record()
+            ready.record(torch.cuda.current_stream(skipped.device))
             self._unread.append(_Verdict(step, host, ready))
         else:
             self._unread.append(_Verdict(step, skipped, None))

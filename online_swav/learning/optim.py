@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -117,6 +118,28 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     else:
         optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum,
                                     weight_decay=config.weight_decay, fused=True)  # fmt: skip
-    # Not left to the first step: one that found_inf skips leaves them unset (SGD in torch 2.14).
-    _momentum_buffers(optimizer, params if config.momentum else ())
+    _begin_momentum(optimizer)
     return optimizer
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[int, Any]) -> None:
+    """Continue with the `state` of an optimizer's `state_dict`; groups and rates stay as they are.
+
+    Moments are laid out in memory as their parameters: the fused optimizers take that for granted,
+    and a checkpoint may be of another `channels_last`.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": copy.deepcopy(state), "param_groups": groups})
+    for p, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if isinstance(moment, Tensor) and moment.shape == p.shape:
+                moments[name] = torch.empty_like(p).copy_(moment)
+    _begin_momentum(optimizer)
+
+
+@torch.no_grad()
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Zeros, where there is none yet. A first step that found_inf skips would leave them unset."""
+    for group in optimizer.param_groups:
+        if group.get("momentum"):
+            _momentum_buffers(optimizer, group["params"])

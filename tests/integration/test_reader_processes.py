@@ -143,6 +143,30 @@ def test_an_error_of_the_ledger_ends_the_run_in_its_own_words(
     assert readers() == []
 
 
+@pytest.mark.parametrize("actors", [1, 2])
+def test_an_error_is_not_lost_while_the_learner_is_busy(two_readers, tmp_path, monkeypatch, actors):
+    """By the time it looks, the reader has told its error and is gone."""
+
+    def refuse(*_, **__):
+        time.sleep(0.5)  # more than `next_batch` waits
+        raise LedgerError("no room")
+
+    def batches_of_a_busy_learner():
+        for _ in range(20):
+            ahead.next_batch(flush=False)
+            time.sleep(1)
+
+    monkeypatch.setattr(Ledger, "lease", refuse)
+    ingest = dataclasses.replace(two_readers.ingest, actors=actors)
+    readers_config = told(dataclasses.replace(two_readers, ingest=ingest), tmp_path)
+    ahead = Readers(Ledger(tmp_path / "ledger.sqlite"), readers_config)
+    try:
+        with pytest.raises(LedgerError, match="no room"):
+            batches_of_a_busy_learner()
+    finally:
+        ahead.close()
+
+
 def test_too_little_shared_memory_is_one_line(two_readers, tmp_path, monkeypatch):
     def full(_tensor):
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")

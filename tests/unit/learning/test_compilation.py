@@ -45,5 +45,6 @@ def test_a_compiled_colour_operation_equals_the_plain_one():
     factor = torch.tensor([-0.2, 0.0, 0.3]).view(-1, 1, 1, 1)
     expected = images.clone()
     augment._hue(expected, index, factor)
+    assert torch._dynamo.explain(augment._hue)(images.clone(), index, factor).graph_break_count == 0
     compiled(augment._hue, dynamic=True)(images, index, factor)
     torch.testing.assert_close(images, expected, atol=2e-5, rtol=0)

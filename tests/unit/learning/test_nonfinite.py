@@ -8,7 +8,7 @@ from torch import nn
 
 from online_swav.learning.config import OptimConfig
 from online_swav.learning.nonfinite import NonFiniteLossError, NonFiniteSteps, Snapshot
-from online_swav.learning.optim import build_optimizer
+from online_swav.learning.optim import build_optimizer, load_moments
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 
@@ -46,6 +46,43 @@ def test_a_step_with_found_inf_leaves_weights_and_moments_as_without_it(kind, mo
         assert torch.equal(a, b)
         for name, moment in with_bad.state[a].items():
             assert torch.equal(moment, without.state[b][name]), name
+
+
+@pytest.mark.parametrize("kind", ["lars", "sgd", "adamw"])
+def test_moments_of_another_memory_layout_go_to_the_right_elements(kind):
+    def convolution(layout):
+        torch.manual_seed(0)
+        net = nn.Conv2d(3, 4, 3).to(memory_format=layout)
+        return net, build_optimizer(net, OptimConfig(kind=kind, lr=0.1))
+
+    def two_steps(net, optimizer, seeds):
+        for seed in seeds:
+            torch.manual_seed(seed)
+            for p in net.parameters():
+                p.grad = torch.empty_like(p).copy_(torch.randn(p.shape))
+            optimizer.step()
+
+    one, first = convolution(torch.channels_last)
+    two_steps(one, first, [1, 2])
+    other, second = convolution(torch.contiguous_format)
+    other.load_state_dict(one.state_dict())
+    load_moments(second, first.state_dict()["state"])
+    two_steps(one, first, [3, 4])
+    two_steps(other, second, [3, 4])
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_momentum_may_be_switched_on_at_a_resume():
+    _, without = make("sgd", momentum=0.0)
+    net, with_momentum = make("sgd", momentum=0.9)
+    load_moments(with_momentum, without.state_dict()["state"])
+    give_gradients(net)
+    net[0].weight.grad = None  # frozen at first
+    with_momentum.step()
+    give_gradients(net)
+    with_momentum.step()
+    assert all(p.isfinite().all() for p in net.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])

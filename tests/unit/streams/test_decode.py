@@ -78,6 +78,16 @@ def test_orientation_is_applied(orientation, format):
     assert np.array_equal(decode_image(data, LIMITS), pixels(ImageOps.exif_transpose(opened(data))))
 
 
+def test_orientation_behind_fill_bytes_is_applied():
+    """Any number of 0xFF may stand before a marker."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(picture(), "JPEG", exif=exif)
+    turned = ImageOps.exif_transpose(opened(data))
+    filled = data[:2] + b"\xff\xff" + data[2:]
+    assert np.array_equal(decode_image(filled, LIMITS), pixels(turned))
+
+
 def test_orientation_in_xmp_is_applied():
     """As Pillow does, and behind other segments."""
     xmp = b'http://ns.adobe.com/xap/1.0/\0<rdf tiff:Orientation="6"/>'
