@@ -91,7 +91,7 @@ def check_store(part):
     assert all(in_order(of) for of in part["images_per_s"].values())
 
 
-@pytest.mark.ray
+@pytest.mark.chaos  # each start of Ray takes seconds; by default the part without one runs
 def test_actors_are_measured(tmp_path):
     write_test_shards(tmp_path / "tars", shards=2, samples_per_shard=24)
     done = run(tmp_path, "--parts", "actors", "--images", str(tmp_path / "tars"),
@@ -107,7 +107,7 @@ def test_actors_are_measured(tmp_path):
     assert 800.0 in learners
 
 
-@pytest.mark.chaos  # in the default run: the other parts; each start of Ray takes seconds
+@pytest.mark.chaos
 def test_the_feed_and_a_real_run_are_measured(tmp_path):
     write_test_shards(tmp_path / "tars", shards=2, samples_per_shard=24)
     (tmp_path / "tiny.yaml").write_text(TINY)
