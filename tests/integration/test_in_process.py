@@ -10,6 +10,7 @@ from online_swav.books import rebuild, totals, verify
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import CheckpointConfig
 from online_swav.inprocess import RecordingDesk, train_in_process
+from online_swav.learning.learner import Learner
 
 
 def weights(run):
@@ -42,6 +43,15 @@ def test_a_stop_and_a_resume_train_every_sample_once(config, tmp_path):
         assert verify(tmp_path / "run") == []
     counts = totals(tmp_path / "run")["s"]
     assert (counts.trained, counts.samples_known) == (90, 90)
+
+
+def test_the_host_may_wait_while_a_gpu_is_busy(config, monkeypatch):
+    """Only time in which the device had nothing to do counts as waiting."""
+    monkeypatch.setattr(Learner, "idle_s", property(lambda _learner: 0.0))
+    desk = RecordingDesk()
+    train_in_process(dataclasses.replace(config, stop_after_steps=2, report_every_s=1e-9), desk)
+    assert desk.reports[-1].phase_s["wait"] > 0
+    assert {report.wait_ratio for report in desk.reports} == {0.0}
 
 
 def test_a_crash_forgets_what_the_weights_forgot(config, tmp_path):
