@@ -135,8 +135,7 @@ class RunConfig:
     threads: int | None = None
     """CPU threads of one learner; None shares the machine's cores among the learners."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile of network and colour operations: minutes at the start, then faster steps; auto
-    compiles on a GPU. Without a C compiler the run goes on uncompiled."""
+    """torch.compile of network and colour operations; auto compiles on a GPU."""
     report_every_s: float = 1.0
     """Seconds between two reports of the learner; the device is not waited for in between."""
     crops: tuple[CropFamily, ...] = OFFICIAL_CROPS
