@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 LOCK_S = 60.0
+HEALTHY_KEPT_S = 86_400.0
+"""How long the newest healthy checkpoint outlives `keep` unhealthy ones: the book cannot fold what
+may be rolled back."""
 _FENCE = "generation"
 _LEARNER, _DELTA, _CONFIG, _MANIFEST = (
     "learner.pt", "ledger_delta.json", "config.yaml", "manifest.json",
@@ -223,15 +226,58 @@ class Checkpoints:
             yield
 
     def prune(self) -> int:
-        """Drop checkpoints beyond `keep`, keeping their deltas; the oldest step still there."""
+        """Drop checkpoints beyond `keep`, keeping their deltas; the oldest step still there.
+
+        The newest healthy one stays for a day more: a collapsed run goes back to it.
+        """
         steps = self._steps()
+        healthy = self._newest_healthy(steps)
         for step in steps[: -self._keep]:
+            if step == healthy:
+                continue
             folder = self.folder / f"step-{step:09d}"
             self.deltas.mkdir(exist_ok=True)
             if (folder / _DELTA).exists():
-                (folder / _DELTA).replace(self.deltas / f"step-{step:09d}.json")
+                # Copied, not moved: the folder of checkpoints may be a disk of its own.
+                staging = self.deltas / f".step-{step:09d}.json"
+                shutil.copyfile(folder / _DELTA, staging)
+                _sync(staging)
+                staging.replace(self.deltas / f"step-{step:09d}.json")
             shutil.rmtree(folder)
         return self.oldest_step()
+
+    def _newest_healthy(self, steps: list[int]) -> int | None:
+        for step in reversed(steps):
+            try:
+                raw = json.loads((self.folder / f"step-{step:09d}" / _MANIFEST).read_text())
+            except (OSError, ValueError):
+                continue
+            if raw.get("verdict") == "ok":
+                young = time.time() - float(raw.get("created_at", 0)) < HEALTHY_KEPT_S
+                return step if young else None
+        return None
+
+    def refuge(self, *, below: int | None = None) -> Checkpoint | None:
+        """The checkpoint to go back to: the newest healthy one, else the newest not collapsed.
+
+        Args:
+            below: Only from before this step, if there is one: the last try began there.
+        """
+        whole = [c for c in self.whole() if c.manifest.verdict != "collapsed"]
+        earlier = [c for c in whole if below is not None and c.manifest.step < below] or whole
+        healthy = [c for c in earlier if c.manifest.verdict == "ok"] or earlier
+        return healthy[-1] if healthy else None
+
+    def go_back(self, to: Checkpoint, *, generation: int) -> None:
+        """Make `to` the newest checkpoint again; `recover` then drops those after it.
+
+        Raises:
+            SupersededError: If a newer generation works in this folder.
+        """
+        with self._lock():
+            if self._generation() != generation:
+                raise SupersededError(f"generation {generation} is over")
+            self._point(to.path.name)
 
     def oldest_step(self) -> int:
         """Step of the oldest checkpoint on disk: no run resumes from before; -1 without one."""

@@ -1,4 +1,7 @@
-"""The command `online-swav`. Exit codes: 0 done or stopped in order, 1 our fault, 2 the user's.
+"""The command `online-swav`.
+
+Exit codes: 0 done or stopped in order, 1 our fault, 2 the user's, 3 unwell and given up, 4 refused
+by a check before the start (`online-swav doctor`; `--force` starts all the same).
 
 Torch and Ray are imported by the commands that need them, so that help is quick.
 """
@@ -10,18 +13,23 @@ import sys
 from collections.abc import Callable, Sequence
 
 from online_swav.commands.books import ledger
-from online_swav.commands.inspect import evaluate, status
+from online_swav.commands.doctor import doctor
+from online_swav.commands.inspect import evaluate
 from online_swav.commands.quarantine import quarantine
+from online_swav.commands.report import report
 from online_swav.commands.shards import pack, synth
+from online_swav.commands.status import status
 from online_swav.commands.train import config, demo, train
-from online_swav.errors import ConfigError, OnlineSwavError
+from online_swav.errors import ConfigError, GivenUp, OnlineSwavError
 
 USAGE = """\
 usage: online-swav COMMAND [options]      (online-swav COMMAND --help tells more)
 
   demo             train on an embedded stream of synthetic images, in a few minutes
   train            train on shards that keep arriving; the same command again resumes
-  status           what a run is doing
+  doctor           check a run before it starts: the options of train; recipe, disk, port, speed
+  status           what a run is doing; --watch draws it live, --url from anywhere
+  report           the story and the pictures of a run, as one HTML file
   ledger           the books of a run: totals, verify, which step trained which image, skip
   quarantine       what could not be used: list, retry, discard
   evaluate knn     weighted k-NN of a run's newest encoder, of random weights and of raw pixels
@@ -35,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int]] = {
-        "demo": demo, "train": train, "status": status, "ledger": ledger,
-        "quarantine": quarantine, "evaluate": evaluate, "config": config, "pack": pack,
-        "synth": synth,
+        "demo": demo, "train": train, "doctor": doctor, "status": status, "report": report,
+        "ledger": ledger, "quarantine": quarantine, "evaluate": evaluate, "config": config,
+        "pack": pack, "synth": synth,
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -69,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, ConfigError | SourceError):
             print(f"online-swav {name}: {error}", file=sys.stderr)
             return 2
+        if isinstance(error, GivenUp):
+            print(f"online-swav {name}: {error}", file=sys.stderr)
+            return 3
         if isinstance(error, OnlineSwavError | StreamError):
             print(f"online-swav {name}: {error}", file=sys.stderr)
             return 1

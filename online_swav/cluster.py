@@ -28,7 +28,7 @@ from ray.train.torch import TorchTrainer
 from online_swav.config import RunConfig, digest
 from online_swav.console import Logging
 from online_swav.elastic import IngestScaler
-from online_swav.errors import OnlineSwavError, RunFailed
+from online_swav.errors import GivenUp, OnlineSwavError, RunFailed
 from online_swav.ranks_on_ray import learner_loop
 from online_swav.status import RunStatus
 from online_swav.status_actor import StatusActor
@@ -194,6 +194,9 @@ def _ray_session(config: RunConfig) -> Iterator[None]:
     # Learner threads that wait must let the readers run: tried on two cores, threads that spin made
     # steps of 1.5 s take up to 29 s while another process used a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Ray makes its workers nice by 15: tried on two cores, one busy process of somebody else's then
+    # slowed the learner from 200 images/s to 3.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
         most = config.ingest.max_actors or config.ingest.actors
@@ -266,6 +269,12 @@ def _watch(
             cluster.resize(status)
         show(status)
     status = cluster.snapshot()
+    if status.given_up and config.act.when_given_up == "hold":
+        logger.error("holding: %s Stop the run when you have looked.", status.message)
+        while not stop.wait(1.0):
+            show(cluster.snapshot())
+    if status.given_up:
+        raise GivenUp(status.message)
     if status.state == "failed":
         raise RunFailed(status.message)
     if outcome:

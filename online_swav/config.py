@@ -20,7 +20,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from online_swav.errors import ConfigError
-from online_swav.learning.config import LearnerConfig
+from online_swav.learning.config import LearnerConfig, QueueConfig
 from streams.config import BudgetConfig, CropFamily, IngestConfig, SourceConfig
 
 
@@ -33,7 +33,7 @@ class CheckpointConfig:
     every_s: float = 600.0
     """Seconds between two checkpoints, whichever comes first."""
     keep: int = 3
-    """Newest checkpoints that stay on disk."""
+    """Newest checkpoints that stay on disk, and published encoders; the newest healthy one too."""
 
     def __post_init__(self) -> None:
         if self.every_steps < 1 or self.keep < 1:
@@ -65,6 +65,51 @@ class ProbeConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActConfig:
+    """What the run does by itself when it is unwell (`remedies.py`)."""
+
+    enabled: bool = True
+    """False: findings are only told, a collapsed run trains on, non-finite steps end it."""
+    max_rollbacks: int = 3
+    """Rollbacks in a row before the run gives up with exit code 3."""
+    lr_factor: float = 0.5
+    """The rate is multiplied by it at a rollback, and as the last step of the ladder."""
+    epsilon_factor: float = 0.6
+    """The codes' epsilon is multiplied by it as the ladder's second step."""
+    refreeze_steps: int = 200
+    """Steps for which the prototypes are frozen again, as the ladder's first step."""
+    patience_steps: int = 300
+    """Steps between two steps of the ladder."""
+    when_given_up: Literal["exit", "hold"] = "exit"
+    """hold: train no more, but serve metrics until stopped, so that the alert does not resolve."""
+
+    def __post_init__(self) -> None:
+        if self.max_rollbacks < 0:
+            raise ValueError(f"max_rollbacks must not be negative, got {self.max_rollbacks}")
+        for name in ("lr_factor", "epsilon_factor"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+        for name in ("refreeze_steps", "patience_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchConfig:
+    """When the stream counts as behind."""
+
+    max_lag_s: float = 3600.0
+    """Seconds a shard may wait for a reader before that is a finding."""
+    max_data_age_s: float = 86_400.0
+    """Seconds between a shard's arrival and its training before that is a finding."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_lag_s", "max_data_age_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +149,11 @@ OFFICIAL_CROPS = (
     CropFamily(size=224, num=2, scale=(0.14, 1.0)),
     CropFamily(size=96, num=6, scale=(0.05, 0.14)),
 )
+
+
+def _small_batch() -> LearnerConfig:
+    """One rank's batch of 64 cannot share K = 3000 prototypes: a queue, as the official 256."""
+    return LearnerConfig(queue=QueueConfig(length=3840, start_step=2000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +196,7 @@ class RunConfig:
     """When a source that delivers rubbish is paused."""
     ingest: IngestConfig = field(default_factory=IngestConfig)
     """From shards to batches."""
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    learner: LearnerConfig = field(default_factory=_small_batch)
     """The method."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
@@ -156,6 +206,12 @@ class RunConfig:
     """Prometheus endpoint."""
     elastic: ElasticConfig = field(default_factory=ElasticConfig)
     """Number of ingest actors."""
+    act: ActConfig = field(default_factory=ActConfig)
+    """What the run does by itself when it is unwell."""
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    """When the stream counts as behind."""
+    sinks: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where the curves of history.jsonl go too; each needs the extra of its name (`sinks.py`)."""
     observer: str | None = None
     """MODULE:CLASS of your own, called at the named points of the loop (`observer.py`)."""
 
@@ -173,6 +229,8 @@ class RunConfig:
             raise ValueError(f"report_every_s must be positive, got {self.report_every_s}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if len(set(self.sinks)) < len(self.sinks):
+            raise ValueError(f"sinks names one twice: {', '.join(self.sinks)}")
         for name in ("stop_after_steps", "stop_after_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -287,26 +345,3 @@ def differences(stored: RunConfig, asked: RunConfig) -> list[str]:
     for name in _WEIGHTS_DEPEND_ON:
         compare(name, old[name], new[name])
     return sorted(found)
-
-
-def warnings(config: RunConfig) -> list[str]:
-    """Recipes that are known to fail, with the numbers; checked at every start."""
-    found = []
-    learner = config.learner
-    rows = config.global_batch_size + learner.queue.length
-    k = learner.model.num_prototypes
-    if rows < k:
-        found.append(
-            f"(batch + queue) / K = ({config.global_batch_size} + {learner.queue.length}) / {k} = "
-            f"{rows / k:.2f} is under 1: fewer images than prototypes share a code problem "
-            "(the official recipes keep 1.37). Raise --learner.queue.length or "
-            "--ingest.batch-size, or lower --learner.model.num-prototypes."
-        )
-    if config.metrics.host not in ("127.0.0.1", "localhost", "::1"):
-        found.append(
-            f"metrics listen on {config.metrics.host}: whoever reaches port {config.metrics.port} "
-            "can read the run's numbers; there is no password"
-        )
-    if config.probe_train and config.probe.size < 32:
-        found.append(f"probe.size {config.probe.size} px is small for a backbone")
-    return found

@@ -16,9 +16,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from online_swav import wording
 from online_swav.status import RunStatus
 
-PAUSE_REMEDY = "Look with `online-swav quarantine list`; it is tried again every budget.retry_s."
 _SPARKS = "▁▂▃▄▅▆▇█"
 _VERDICT_STYLES = {"ok": "green", "degraded": "yellow", "collapsed": "bold red", "unknown": "dim"}
 
@@ -32,8 +32,10 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
     if learner is None:
         table.add_row("learner", "starting ...")
     else:
-        if _is_silent(status):
-            silent = f"DOWN: no report for {_age(learner.reported_at, now)}; numbers are old"
+        if wording.is_silent(status):
+            silent = (
+                f"DOWN: no report for {wording.since(learner.reported_at, now)}; numbers are old"
+            )
             table.add_row("learner", Text(silent, style="bold red"))
         table.add_row(
             "learning",
@@ -57,31 +59,27 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
         )
         table.add_row(
             "", f"images: {c.trained:,} trained  {c.replayed:,} replayed  {dropped} dropped  "
-            f"lag {_age(c.oldest_unread_at, now)}",
+            f"lag {wording.since(c.oldest_unread_at, now)}",
         )  # fmt: skip
     checkpoint = status.checkpoint
     table.add_row(
         "checkpoint",
-        f"step {checkpoint.step}, {_age(checkpoint.published_at, now)} ago"
+        f"step {checkpoint.step}, {wording.since(checkpoint.published_at, now)} ago"
         if checkpoint
         else "none yet",
     )
+    actions = learner.actions if learner is not None else {}
+    if any(actions.values()):
+        done = "  ".join(f"{number} {kind}" for kind, number in actions.items() if number)
+        table.add_row("acted", f"{done}  (by itself, since the run was created)")
     if status.state == "failed":
         table.add_row("failed", Text(status.message, style="bold red"))
-    findings = [
-        Text(f"! {f.name.replace('_', ' ')}: {f.value:.3g} (healthy: {f.healthy}). {f.remedy}")
-        for f in (learner.health.findings if learner else ())
-    ]
+    findings = [Text(f"! {wording.finding_line(f, now)}") for f in status.health.findings]
     findings += [
-        Text(f"! source {name} is paused: {c.paused}. {PAUSE_REMEDY}")
+        Text(f"! source {name} is paused: {c.paused}. {wording.PAUSE_REMEDY}")
         for name, c in status.sources.items() if c.paused
     ]  # fmt: skip
     return Panel(Group(table, *findings), title=_title(status), title_align="left")
-
-
-def _is_silent(status: RunStatus) -> bool:
-    """Whether a learner that should report does not: what is known of it is old."""
-    return not status.learner_up and status.state not in ("stopped", "failed")
 
 
 def _title(status: RunStatus) -> Text:
@@ -92,11 +90,11 @@ def _title(status: RunStatus) -> Text:
 def _health(status: RunStatus) -> Text:
     learner = status.learner
     assert learner is not None
-    verdict = learner.health.verdict
+    verdict = status.health.verdict
     text = Text("warming up" if verdict == "unknown" else verdict, style=_VERDICT_STYLES[verdict])
     for name, value, form in (
-        ("usage", learner.usage_perplexity_ratio, "{:.0%}"),
-        ("rank", learner.effective_rank, "{:.0f}"),
+        ("usage", learner.signs.usage_perplexity_ratio, "{:.0%}"),
+        ("rank", learner.signs.effective_rank, "{:.0f}"),
         ("spread", learner.embedding_std_ratio, "{:.2f}"),
     ):
         if value is not None:
@@ -116,30 +114,24 @@ def _sparkline(values: list[float], width: int = 24) -> str:
     return "".join(_SPARKS[round((v - low) / span * (len(_SPARKS) - 1))] for v in shown)
 
 
-def _age(then: float | None, now: float) -> str:
-    if then is None:
-        return "0 s"
-    seconds = max(now - then, 0.0)
-    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
-
-
 def plain_line(status: RunStatus, now: float) -> str:
     """One `event key=value` line for logs."""
     clock = time.strftime("%H:%M:%S", time.localtime(now))
     parts = [f"{clock} status state={status.state}"]
     learner = status.learner
     if learner is not None:
-        if _is_silent(status):
+        if wording.is_silent(status):
             parts.append(f"learner=down silent_s={max(now - learner.reported_at, 0.0):.0f}")
         parts.append(f"step={learner.step} images_per_s={learner.images_per_s:.0f}")
         parts.append(f"waiting={learner.wait_ratio:.2f}")
         if learner.loss_ratio is not None:
             parts.append(f"loss_ratio={learner.loss_ratio:.3f}")
-        parts.append(f"health={learner.health.verdict}")
-        parts += [f"finding={f.name}" for f in learner.health.findings]
+    parts.append(f"health={status.health.verdict}")
+    for finding in status.health.findings:
+        about = f":{finding.subject}" if finding.subject else ""
+        parts.append(f"finding={finding.name}{about}")
+    actions = learner.actions if learner is not None else {}
+    parts += [f"acted_{kind}={number}" for kind, number in actions.items() if number]
     if status.probes:
         parts.append(f"knn={status.probes[-1].knn_accuracy:.3f}@{status.probes[-1].step}")
     for name, c in status.sources.items():
@@ -156,7 +148,11 @@ def summary_lines(status: RunStatus, run: str) -> list[str]:
     lines = [f"{status.state}: {status.message}"]
     if status.learner is not None:
         step, seen = status.learner.step, status.learner.samples_seen
-        lines.append(f"step {step}, {seen:,} images seen, health {status.learner.health.verdict}")
+        lines.append(f"step {step}, {seen:,} images seen, health {status.health.verdict}")
+        acted = [f"{number} {kind}" for kind, number in status.learner.actions.items() if number]
+        if acted:
+            lines.append(f"it acted by itself: {', '.join(acted)} (events.jsonl has when and why)")
+    lines += [f"! {wording.finding_line(f, time.time())}" for f in status.health.findings]
     if status.probes:
         curve = "  ".join(f"{p.step}: {p.knn_accuracy:.3f}" for p in status.probes)
         lines.append(f"k-NN by step  {curve}")

@@ -5,6 +5,7 @@ OnlineSwavError
     MetricsPortError    the metrics port is taken (exit 2)
     CheckpointError     a checkpoint cannot be written or read; `path` names it
     RunFailed           the learners ended with an error that its message explains
+        GivenUp         unwell, and every remedy was in vain (exit 3)
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class SupersededError(OnlineSwavError):
 
 class RunFailed(OnlineSwavError):
     """The learners ended with an error that its message explains."""
+
+
+class GivenUp(RunFailed):
+    """The representation is unwell, and every remedy was in vain; the message is the story."""

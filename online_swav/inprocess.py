@@ -22,8 +22,10 @@ from online_swav.assemble import (
     open_ledger,
     start_learner,
 )
+from online_swav.caretaker import StartAgain
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import RunConfig
+from online_swav.events import Events
 from online_swav.learning.ranks import SINGLE_RANK
 from online_swav.observer import load_observer
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
@@ -136,15 +138,35 @@ def train_in_process(
         config: The run.
         desk: Takes the reports, and passes on the wish to stop.
         probe: Measures a frozen backbone, in place of k-NN on `config.probe_train`.
+
+    Raises:
+        GivenUp: If the representation is unwell, and every remedy was in vain.
     """
-    device = choose_device(config)
     torch.set_num_threads(learner_threads(config, ranks=1))
+    while True:
+        try:
+            reason = _train_generation(config, desk, probe)
+        except StartAgain:
+            continue
+        Events(Path(config.run)).add("stopped", reason=reason)
+        return reason
+
+
+def _train_generation(
+    config: RunConfig, desk: RecordingDesk, probe: Callable[[nn.Module], float] | None
+) -> str:
+    """From the newest checkpoint on, until the run stops or goes back."""
+    device = choose_device(config)
     checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
     checkpoints.recover()
     with closing(open_ledger(config)) as ledger:
         learner, resumed = start_learner(config, ranks=SINGLE_RANK, device=device)
         generation = ledger.begin(learner.step_count)
         checkpoints.fence(generation, resumed=resumed)
+        Events(Path(config.run)).add(
+            "resumed" if resumed else "started", step=learner.step_count,
+            samples=learner.samples_seen, generation=generation, ranks=1,
+        )  # fmt: skip
         sources = [
             DirectorySource(name, pattern, settle_s=config.discovery.settle_s)
             for name, pattern in parse_sources(list(config.source)).items()

@@ -1,241 +1,332 @@
-"""Every Prometheus family in one table: how each is read off a `RunStatus`.
+"""Every Prometheus family in one table: what it is, and how it is read off a `RunStatus`.
 
 Names follow the Prometheus conventions: prefix `online_swav_`, base units, `_total` for counters of
-this process. What the ledger or the learner says *now* is a gauge, since a rollback may lower it.
-Every value of a closed label set is always there, so that a first event is an increase from 0.
+this process, `_info` for words. What the ledger or the learner says *now* is a gauge, since a
+rollback may lower it. Every value of a closed label set is always there, so that a first event is
+an increase from 0. `docs/metrics.md` is made of this table (`online_swav.metrics_table`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
+from online_swav.events import ACTION_KINDS
 from online_swav.learning.findings import FINDING_NAMES, VERDICTS
-from online_swav.status import RUN_STATES, RunStatus
+from online_swav.metrics_reading import (
+    Reader,
+    actions,
+    build,
+    checkpoint,
+    checkpoints,
+    counted,
+    dropped,
+    findings,
+    histogram,
+    learner,
+    nothing,
+    paused,
+    phases,
+    probe,
+    queue_ages,
+    restarts,
+    run,
+    run_states,
+    scaled,
+    shards,
+    sign,
+    source,
+    source_errors,
+    verdicts,
+)
+from online_swav.status import RUN_STATES
 from streams.counts import SHARD_STATES
 from streams.shard import DROP_REASONS
 
 PREFIX = "online_swav_"
-Sample = tuple[tuple[str, ...], float]
+Kind = Literal["gauge", "counter", "histogram", "info"]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One family: its name without prefix, what it means, and how it is read off a snapshot."""
+    """One family."""
 
     name: str
-    help: str
-    read: Callable[[RunStatus], Iterable[Sample]]
-    labels: tuple[str, ...] = ()
-    counter: bool = False
+    """As Prometheus shows it, without the prefix; of a histogram without `_bucket`."""
+    kind: Kind
+    unit: str
+    """What a value counts; `0/1` for a truth, empty for a number without a unit."""
+    meaning: str
+    """One sentence: the help text."""
+    read: Reader
+    """Its samples in a snapshot; none while they are not known."""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
+    """Its labels beside `run`, which every family has, with their values; none of an open set."""
+    healthy: str = field(default="", kw_only=True)
+    """Values of a run that is well; empty when no value is good or bad by itself."""
+    alert: str = field(default="", kw_only=True)
+    """The rule of `deploy/prometheus/alerts.yml` that watches it first of all; or empty."""
 
 
-def _one(value: float | None) -> list[Sample]:
-    return [] if value is None else [((), float(value))]
+def _open(*labels: str) -> dict[str, tuple[str, ...]]:
+    """Labels with values that are not known beforehand."""
+    return dict.fromkeys(labels, ())
 
 
-def _learner(field: str) -> Callable[[RunStatus], list[Sample]]:
-    """A field of the learner's report; withheld while the learner is down, lest it lie."""
+SOURCE = _open("source")
 
-    def read(status: RunStatus) -> list[Sample]:
-        if status.learner is None or not status.learner_up:
-            return []
-        return _one(getattr(status.learner, field))
-
-    return read
-
-
-def _source(field: str) -> Callable[[RunStatus], Iterator[Sample]]:
-    def read(status: RunStatus) -> Iterator[Sample]:
-        for source, counts in status.sources.items():
-            value = getattr(counts, field)
-            if value is not None:
-                yield (source,), float(value)
-
-    return read
-
-
-def _states(status: RunStatus) -> Iterator[Sample]:
-    for state in RUN_STATES:
-        yield (state,), float(status.state == state)
-
-
-def _verdicts(status: RunStatus) -> Iterator[Sample]:
-    learner = status.learner if status.learner_up else None
-    verdict = learner.health.verdict if learner else "unknown"
-    for name in VERDICTS:
-        yield (name,), float(name == verdict)
-
-
-def _findings(status: RunStatus) -> Iterator[Sample]:
-    learner = status.learner if status.learner_up else None
-    active = {f.name for f in learner.health.findings} if learner else set()
-    for name in FINDING_NAMES:
-        yield (name,), float(name in active)
-
-
-def _shards(status: RunStatus) -> Iterator[Sample]:
-    for source, counts in status.sources.items():
-        for state in SHARD_STATES:
-            yield (source, state), float(counts.shards.get(state, 0))
-
-
-def _dropped(status: RunStatus) -> Iterator[Sample]:
-    for source, counts in status.sources.items():
-        for reason in DROP_REASONS:
-            yield (source, reason), float(counts.dropped.get(reason, 0))
-
-
-def _paused(status: RunStatus) -> Iterator[Sample]:
-    for source, counts in status.sources.items():
-        yield (source,), float(bool(counts.paused))
-
-
-def _source_errors(status: RunStatus) -> Iterator[Sample]:
-    for source in status.sources.keys() | status.source_errors.keys():
-        yield (source,), float(status.source_errors.get(source, 0))
-
-
-def _phases(status: RunStatus) -> Iterator[Sample]:
-    if status.learner is not None:
-        for phase, seconds in status.learner.phase_s.items():
-            yield (phase,), seconds
-
-
-def _probe(status: RunStatus) -> list[Sample]:
-    return [(("knn",), status.probes[-1].knn_accuracy)] if status.probes else []
-
-
-def _probed_at(status: RunStatus) -> list[Sample]:
-    return [(("knn",), status.probes[-1].measured_at)] if status.probes else []
-
-
-def _checkpoint(field: str) -> Callable[[RunStatus], list[Sample]]:
-    return lambda status: _one(getattr(status.checkpoint, field) if status.checkpoint else None)
-
-
-def _checkpoints(status: RunStatus) -> list[Sample]:
-    return [
-        (("ok",), float(status.checkpoints_published)),
-        (("failed",), float(status.checkpoints_failed)),
-    ]
-
-
-def _restarts(status: RunStatus) -> list[Sample]:
-    return [
-        (("learner",), float(status.learner_restarts)),
-        (("ingest",), float(status.ingest_restarts)),
-    ]
-
-
-def _scaled(status: RunStatus) -> list[Sample]:
-    return [(("add",), float(status.ingest_added)), (("remove",), float(status.ingest_removed))]
-
-
-METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec("run_info", "What runs; always 1.",
-               lambda s: [((s.run, s.config_digest), 1.0)], ("run", "config_digest")),
-    MetricSpec("run_state", "1 for the state the run is in, else 0.", _states, ("state",)),
-    MetricSpec("generation", "Grows at every start or restart of the learner.",
-               lambda s: _one(s.generation)),
-    MetricSpec("start_timestamp_seconds", "When this process started the run.",
-               lambda s: _one(s.started_at)),
-    MetricSpec("learner_up", "1 while the learner reports; its gauges are withheld otherwise.",
-               lambda s: _one(s.learner_up)),
-    MetricSpec("last_report_timestamp_seconds", "Time of the learner's last report.",
-               lambda s: _one(s.learner.reported_at if s.learner else None)),
-    MetricSpec("ingest_actors", "Ingest actors there are now.",
-               lambda s: _one(s.ingest_actors)),
-    MetricSpec("ingest_scaled", "Ingest actors added and removed by the learner's waiting.",
-               _scaled, ("decision",), counter=True),
-    MetricSpec("restarts", "Restarts after a crash, by component.", _restarts, ("component",),
-               counter=True),
-    MetricSpec("health_state", "1 for the verdict on the representation, else 0.", _verdicts,
-               ("state",)),
-    MetricSpec("finding_active", "1 for each sign that the representation is unwell, else 0.",
-               _findings, ("finding",)),
-    MetricSpec("step", "Completed optimizer updates of the surviving weights.", _learner("step")),
-    MetricSpec("samples_seen", "Images in these updates, replays included.",
-               _learner("samples_seen")),
-    MetricSpec("images_per_second", "Training speed over the last report interval.",
-               _learner("images_per_s")),
-    MetricSpec("wait_ratio", "Share of the last report interval spent waiting for a batch.",
-               _learner("wait_ratio")),
-    MetricSpec("backlog_ratio", "Share of requests to readers answered before they were needed.",
-               _learner("backlog_ratio")),
-    MetricSpec("learner_ranks", "Learner ranks of this generation.", _learner("ranks")),
-    MetricSpec("step_seconds", "Mean duration of a step over the last report interval.",
-               _learner("step_s")),
-    MetricSpec("phase_seconds", "Time of the learner since it started, by phase.", _phases,
-               ("phase",), counter=True),
-    MetricSpec("loss", "Swapped-prediction loss, nats.", _learner("loss")),
-    MetricSpec("loss_ratio", "Loss / log K: healthy 0.37 to 0.9, 1 is no learning.",
-               _learner("loss_ratio")),
-    MetricSpec("code_entropy_ratio", "Entropy of the codes / log K.",
-               _learner("code_entropy_ratio")),
-    MetricSpec("view_agreement_ratio", "Share of images whose two codes agree; rises.",
-               _learner("view_agreement_ratio")),
-    MetricSpec("prototypes", "Number of prototypes K.", lambda s: _one(s.num_prototypes)),
-    MetricSpec("prototype_usage_perplexity_ratio",
-               "Perplexity of the winning prototypes over a window / K: healthy above 0.1.",
-               _learner("usage_perplexity_ratio")),
-    MetricSpec("embedding_std_ratio",
-               "Spread of the embeddings times sqrt(D): healthy near 1, collapsed under 0.3.",
-               _learner("embedding_std_ratio")),
-    MetricSpec("effective_rank", "RankMe of the embeddings, in dimensions.",
-               _learner("effective_rank")),
-    MetricSpec("gradient_norm", "Norm of the whole gradient.", _learner("grad_norm")),
-    MetricSpec("learning_rate", "Current rate.", _learner("lr")),
-    MetricSpec("epsilon", "Current Sinkhorn epsilon.", _learner("epsilon")),
-    MetricSpec("temperature", "Current softmax temperature.", _learner("temperature")),
-    MetricSpec("queue_fill_ratio", "Fill of the feature queue; 0 when it is off.",
-               _learner("queue_fill_ratio")),
-    MetricSpec("nonfinite_steps", "Updates skipped for a non-finite loss.",
-               _learner("nonfinite_steps")),
-    MetricSpec("refused_images", "Images that the ledger refused since the learner started.",
-               _learner("refused_images")),
-    MetricSpec("probe_accuracy_ratio", "Last result of the labelled probe.", _probe, ("probe",)),
-    MetricSpec("last_probe_timestamp_seconds", "When it was measured.", _probed_at, ("probe",)),
-    MetricSpec("shards", "Shards by state; every shard is in exactly one.", _shards,
-               ("source", "state")),
-    MetricSpec("images_known", "Samples of shards that were read to their end.",
-               _source("samples_known"), ("source",)),
-    MetricSpec("images_trained", "Images trained for the first time, in the surviving lineage.",
-               _source("trained"), ("source",)),
-    MetricSpec("images_replayed", "Images trained again, in the surviving lineage.",
-               _source("replayed"), ("source",)),
-    MetricSpec("images_uncommitted", "Images that a crash now would read again.",
-               _source("uncommitted"), ("source",)),
-    MetricSpec("images_dropped", "Images that cannot be used, by reason.", _dropped,
-               ("source", "reason")),
-    MetricSpec("source_bad_ratio",
-               "Share of unusable samples over the window of the failure budget.",
-               _source("bad_ratio"), ("source",)),
-    MetricSpec("source_paused", "1 while a source is paused for exceeding its failure budget.",
-               _paused, ("source",)),
-    MetricSpec("unread_bytes", "Size of the shards that wait for a reader.",
-               _source("unread_bytes"), ("source",)),
-    MetricSpec("oldest_unread_shard_timestamp_seconds",
-               "Discovery of the oldest shard that waits for a reader; absent when none does.",
-               _source("oldest_unread_at"), ("source",)),
-    MetricSpec("last_shard_discovered_timestamp_seconds", "Discovery of the newest shard.",
-               _source("last_discovered_at"), ("source",)),
-    MetricSpec("newest_trained_shard_timestamp_seconds",
-               "Discovery of the newest shard that was trained on.",
-               _source("newest_trained_at"), ("source",)),
-    MetricSpec("source_errors",
-               "Listings of a source that failed, and tars whose names are no UTF-8.",
-               _source_errors, ("source",), counter=True),
-    MetricSpec("checkpoints", "Checkpoints of this process, by result.", _checkpoints, ("result",),
-               counter=True),
-    MetricSpec("checkpoint_step", "Step of the newest checkpoint.", _checkpoint("step")),
-    MetricSpec("last_checkpoint_timestamp_seconds", "When it was published.",
-               _checkpoint("published_at")),
-    MetricSpec("checkpoint_duration_seconds", "How long it took.", _checkpoint("duration_s")),
-    MetricSpec("checkpoint_size_bytes", "Its size.", _checkpoint("size_bytes")),
-    MetricSpec("checkpoint_interval_seconds", "Configured longest time between checkpoints.",
-               lambda s: _one(s.checkpoint_every_s)),
-    MetricSpec("ledger_size_bytes", "Size of the book on disk.", lambda s: _one(s.ledger_bytes)),
-    MetricSpec("disk_free_bytes", "Free space under the run folder.",
-               lambda s: _one(s.disk_free_bytes)),
+COLLECT_DURATION = MetricSpec(
+    "exporter_collect_duration_seconds", "gauge", "seconds",
+    "Time to compute this page, up to this line.", nothing,
+    healthy="under 0.05", alert="ExporterSlow",
 )  # fmt: skip
+"""Measured by the collector, not by the run."""
+
+GROUPS: dict[str, tuple[MetricSpec, ...]] = {
+    "The run": (
+        MetricSpec("build_info", "info", "", "Versions of what runs.", build,
+                   labels=_open("version", "torch", "torchvision", "ray", "python")),
+        MetricSpec("run_info", "info", "", "Digest of the options that decide the weights.",
+                   lambda status: [((status.config_digest,), 1.0)], labels=_open("config_digest")),
+        MetricSpec("run_state", "gauge", "0/1", "1 for the state the run is in, else 0.",
+                   run_states, labels={"state": RUN_STATES}, healthy="training or idle",
+                   alert="RunFailed"),
+        MetricSpec("generation", "gauge", "", "Grows at every start or restart of the learner.",
+                   run("generation")),
+        MetricSpec("start_timestamp_seconds", "gauge", "unix seconds",
+                   "When this process started the run.", run("started_at")),
+        MetricSpec("learner_up", "gauge", "0/1",
+                   "1 while the learner reports; its gauges are withheld otherwise.",
+                   run("learner_up"), healthy="1", alert="LearnerDown"),
+        MetricSpec("last_report_timestamp_seconds", "gauge", "unix seconds",
+                   "Time of the learner's last report.", counted("reported_at"),
+                   healthy="close to now", alert="LearnerDown"),
+        MetricSpec("learner_ranks", "gauge", "ranks", "Learner ranks of this generation.",
+                   learner("ranks"), healthy="as many as asked for"),
+        MetricSpec("restarts_total", "counter", "restarts", "Restarts after a crash.", restarts,
+                   labels={"component": ("learner", "ingest")}, healthy="flat", alert="CrashLoop"),
+        MetricSpec("ingest_actors", "gauge", "actors", "Ingest actors there are now.",
+                   run("ingest_actors")),
+        MetricSpec("ingest_scaled_total", "counter", "actors",
+                   "Ingest actors added and removed by the learner's waiting.", scaled,
+                   labels={"decision": ("add", "remove")}),
+    ),
+    "Is it learning": (
+        MetricSpec("step", "gauge", "steps", "Optimizer updates of the surviving weights.",
+                   learner("step"), healthy="grows", alert="Stalled"),
+        MetricSpec("samples_seen", "gauge", "images", "Images in these updates, replays included.",
+                   learner("samples_seen"), healthy="grows", alert="Stalled"),
+        MetricSpec("images_per_second", "gauge", "images/s",
+                   "Training speed over the last report interval, all ranks.",
+                   learner("images_per_s"), healthy="steady", alert="ThroughputDropped"),
+        MetricSpec("step_duration_seconds", "histogram", "seconds",
+                   "Duration of a step, rank 0, since the learner started.",
+                   histogram("step_duration_seconds"), healthy="p99 under twice the median",
+                   alert="Stalled"),
+        MetricSpec("loss", "gauge", "nats", "Swapped-prediction loss.", learner("loss"),
+                   healthy="finite", alert="LossNotFinite"),
+        MetricSpec("loss_ratio", "gauge", "ratio", "Loss / log K: 1 is no learning at all.",
+                   learner("loss_ratio"), healthy="0.37 to 0.9 after the start",
+                   alert="StuckAtLogK"),
+        MetricSpec("loss_ratio_best", "gauge", "ratio",
+                   "Lowest value that the smoothed loss / log K had in this lineage.",
+                   sign("best_loss_ratio"), healthy="within 0.1 of loss_ratio",
+                   alert="LossBounced"),
+        MetricSpec("code_entropy_ratio", "gauge", "ratio",
+                   "Entropy of the codes / log K: 1 when uniform, 0 when one-hot.",
+                   learner("code_entropy_ratio"), healthy="0.06 to 0.9",
+                   alert="FindingActive"),
+        MetricSpec("view_agreement_ratio", "gauge", "ratio",
+                   "Share of images whose two codes have the same largest prototype.",
+                   learner("view_agreement_ratio"), healthy="rises to 0.3 to 0.8",
+                   alert="FindingActive"),
+        MetricSpec("gradient_norm", "gauge", "", "Norm of the whole gradient.",
+                   learner("grad_norm")),
+        MetricSpec("gradient_norm_ratio", "gauge", "ratio",
+                   "Gradient norm / its running geometric mean over about 200 steps.",
+                   sign("gradient_norm_ratio"), healthy="near 1, under 10", alert="FindingActive"),
+        MetricSpec("learning_rate", "gauge", "", "Current rate.", learner("lr"),
+                   alert="FindingActive"),
+        MetricSpec("epsilon", "gauge", "", "Current Sinkhorn epsilon.", learner("epsilon")),
+        MetricSpec("temperature", "gauge", "", "Current softmax temperature.",
+                   learner("temperature")),
+        MetricSpec("probe_accuracy_ratio", "gauge", "ratio", "Last result of the labelled probe.",
+                   probe("knn_accuracy"), labels={"probe": ("knn",)}, healthy="rises",
+                   alert="ProbeFalling"),
+        MetricSpec("last_probe_timestamp_seconds", "gauge", "unix seconds",
+                   "When the labelled probe was last measured.", probe("measured_at"),
+                   labels={"probe": ("knn",)}),
+    ),
+    "Is it healthy": (
+        MetricSpec("health_state", "gauge", "0/1", "1 for the verdict on the run, else 0.",
+                   verdicts, labels={"state": VERDICTS}, healthy="ok", alert="Collapsed"),
+        MetricSpec("finding_active", "gauge", "0/1", "1 for each sign that it is unwell, else 0.",
+                   findings, labels={"finding": FINDING_NAMES}, healthy="all 0",
+                   alert="FindingActive"),
+        MetricSpec("health_window_images", "gauge", "images",
+                   "Images in the window that health is measured over.", sign("images")),
+        MetricSpec("prototypes", "gauge", "prototypes", "Number of prototypes K.",
+                   run("num_prototypes")),
+        MetricSpec("prototype_usage_perplexity_ratio", "gauge", "ratio",
+                   "Perplexity of the winning prototypes over a window / K.",
+                   sign("usage_perplexity_ratio"), healthy="above 0.1", alert="UsageNarrow"),
+        MetricSpec("prototypes_dead_ratio", "gauge", "ratio",
+                   "Share of prototypes that won no image of the window.",
+                   sign("dead_prototype_ratio"), healthy="under 0.5", alert="DeadPrototypes"),
+        MetricSpec("prototypes_duplicate_ratio", "gauge", "ratio",
+                   "Share of prototypes with a cosine above 0.975 to another one.",
+                   sign("duplicate_prototype_ratio"), healthy="under 0.05", alert="FindingActive"),
+        MetricSpec("prototype_drift", "gauge", "1 - cosine",
+                   "Movement of the prototypes per 1,000 steps; 0 while they are frozen.",
+                   sign("prototype_drift"), healthy="falls, under 0.5",
+                   alert="FindingActive"),
+        MetricSpec("sinkhorn_marginal_error_ratio", "gauge", "ratio",
+                   "Mean |K x mass of a prototype - 1| after the last Sinkhorn iteration.",
+                   sign("marginal_error_ratio"), healthy="under 1.2", alert="FindingActive"),
+        MetricSpec("images_per_prototype", "gauge", "images", "(batch + queue) / K.",
+                   sign("images_per_prototype"), healthy="about 1.4, not under 0.05",
+                   alert="FindingActive"),
+        MetricSpec("embedding_std_ratio", "gauge", "ratio",
+                   "Spread of the window's embeddings x sqrt(D).", sign("embedding_std_ratio"),
+                   healthy="near 1; collapsed under 0.3", alert="Collapsed"),
+        MetricSpec("effective_rank", "gauge", "dimensions", "RankMe of the window's embeddings.",
+                   sign("effective_rank"), healthy="tens, not falling", alert="RankLow"),
+        MetricSpec("feature_rank", "gauge", "dimensions",
+                   "RankMe of the backbone's features over the window.", sign("feature_rank"),
+                   healthy="not falling", alert="RankLow"),
+        MetricSpec("spectrum_alpha", "gauge", "",
+                   "Power-law decay of the eigenvalues of the features (alpha-ReQ).",
+                   sign("spectrum_alpha"), healthy="about 1, under 2", alert="FindingActive"),
+        MetricSpec("eval_usage_ratio", "gauge", "ratio",
+                   "Prototype usage of the same images in eval mode / in train mode.",
+                   sign("eval_usage_ratio"), healthy="near 1, above 0.5", alert="BatchNormGap"),
+        MetricSpec("queue_fill_ratio", "gauge", "ratio", "Fill of the feature queue; 0 when off.",
+                   learner("queue_fill_ratio"), healthy="1, or 0 when off"),
+        MetricSpec("queue_loss_ratio", "gauge", "ratio",
+                   "Loss with codes by queue and batch / with codes by the batch alone.",
+                   sign("queue_loss_ratio"), healthy="0.77 to 1.3", alert="FindingActive"),
+        MetricSpec("queue_age_steps", "gauge", "steps", "Age of the embeddings in the queue.",
+                   queue_ages, labels={"stat": ("mean", "max")}),
+        MetricSpec("queue_cosine", "gauge", "cosine",
+                   "Cosine of queued embeddings to the same images encoded again.",
+                   sign("queue_cosine"), healthy="above 0.7", alert="QueueStale"),
+        MetricSpec("nonfinite_steps", "gauge", "steps",
+                   "Updates skipped for a non-finite loss, in the surviving lineage.",
+                   learner("nonfinite_steps"), healthy="flat", alert="NonFiniteSteps"),
+        MetricSpec("actions_total", "counter", "actions",
+                   "What the run has done by itself since it was created.", actions,
+                   labels={"kind": ACTION_KINDS}, healthy="flat", alert="ActedByItself"),
+    ),
+    "Is it fed": (
+        MetricSpec("wait_ratio", "gauge", "ratio",
+                   "Share of the last report interval spent waiting for a batch.",
+                   learner("wait_ratio"), healthy="under 0.1", alert="Starved"),
+        MetricSpec("backlog_ratio", "gauge", "ratio",
+                   "Share of requests to readers answered before they were needed.",
+                   learner("backlog_ratio"), healthy="above 0.5"),
+        MetricSpec("phase_seconds_total", "counter", "seconds",
+                   "Time of the learner since it started, by phase.", phases,
+                   labels={"phase": ("wait", "claim", "step", "checkpoint", "probe")},
+                   healthy="wait under a tenth of all", alert="Starved"),
+        MetricSpec("batch_wait_seconds", "histogram", "seconds",
+                   "Wait for one batch, rank 0, since the learner started.",
+                   histogram("batch_wait_seconds"), healthy="p95 under a tenth of a step",
+                   alert="Starved"),
+        MetricSpec("decode_duration_seconds", "histogram", "seconds",
+                   "Decoding of one image with its crops, since the learner started.",
+                   histogram("decode_duration_seconds"), healthy="p99 under 0.1"),
+        MetricSpec("ingest_lag_seconds", "histogram", "seconds",
+                   "From a shard's discovery to the training of its images, one by one.",
+                   histogram("ingest_lag_seconds"), healthy="p95 under what you promise",
+                   alert="Lagging"),
+        MetricSpec("data_age_seconds", "gauge", "seconds",
+                   "Mean time since the discovery of what the last step trained first.",
+                   learner("data_age_s"), healthy="steady", alert="FindingActive"),
+        MetricSpec("near_duplicate_ratio", "gauge", "ratio",
+                   "Share of near-duplicates among the latest images.",
+                   learner("near_duplicate_ratio"), healthy="under 0.3", alert="FindingActive"),
+        MetricSpec("refused_images_total", "counter", "images",
+                   "Images that the ledger refused since the learner started.",
+                   counted("refused_images"), healthy="flat but for restarts"),
+        MetricSpec("shards", "gauge", "shards", "Shards; every one is in exactly one state.",
+                   shards, labels=SOURCE | {"state": SHARD_STATES},
+                   healthy="unread bounded, quarantined flat", alert="Quarantining"),
+        MetricSpec("images_known", "gauge", "images",
+                   "Samples of shards that were read to their end.", source("samples_known"),
+                   labels=SOURCE),
+        MetricSpec("images_trained", "gauge", "images",
+                   "Images trained for the first time, in the surviving lineage.",
+                   source("trained"), labels=SOURCE, healthy="grows", alert="Stalled"),
+        MetricSpec("images_replayed", "gauge", "images",
+                   "Images trained again, in the surviving lineage.", source("replayed"),
+                   labels=SOURCE),
+        MetricSpec("images_dropped", "gauge", "images", "Images that cannot be used, by reason.",
+                   dropped, labels=SOURCE | {"reason": DROP_REASONS},
+                   healthy="flat", alert="DropRate"),
+        MetricSpec("source_bad_ratio", "gauge", "ratio",
+                   "Share of unusable samples over the window of the failure budget.",
+                   source("bad_ratio"), labels=SOURCE, healthy="under 0.01",
+                   alert="FailureBudget"),
+        MetricSpec("source_paused", "gauge", "0/1",
+                   "1 while a source is paused for exceeding its failure budget.", paused,
+                   labels=SOURCE, healthy="0", alert="SourcePaused"),
+        MetricSpec("source_errors_total", "counter", "errors",
+                   "Listings of a source that failed, and tars whose names are no UTF-8.",
+                   source_errors, labels=SOURCE, healthy="flat", alert="SourceFailing"),
+        MetricSpec("unread_bytes", "gauge", "bytes", "Size of the shards that wait for a reader.",
+                   source("unread_bytes"), labels=SOURCE, healthy="bounded",
+                   alert="Lagging"),
+        MetricSpec("oldest_unread_shard_timestamp_seconds", "gauge", "unix seconds",
+                   "Discovery of the oldest shard that waits for a reader; absent when none does.",
+                   source("oldest_unread_at"), labels=SOURCE,
+                   healthy="close to now, or absent", alert="Lagging"),
+        MetricSpec("last_shard_discovered_timestamp_seconds", "gauge", "unix seconds",
+                   "Discovery of the newest shard.", source("last_discovered_at"),
+                   labels=SOURCE, healthy="as often as shards are sent",
+                   alert="SourceSilent"),
+        MetricSpec("newest_trained_shard_timestamp_seconds", "gauge", "unix seconds",
+                   "Discovery of the newest shard that was trained on.",
+                   source("newest_trained_at"), labels=SOURCE,
+                   healthy="close to the newest shard's"),
+    ),
+    "Is it safe": (
+        MetricSpec("images_uncommitted", "gauge", "images",
+                   "Images that a crash now would read again.", source("uncommitted"),
+                   labels=SOURCE, healthy="under what one interval trains",
+                   alert="CheckpointOld"),
+        MetricSpec("checkpoints_total", "counter", "checkpoints", "Checkpoints of this process.",
+                   checkpoints, labels={"result": ("ok", "failed")}, healthy="failed stays 0",
+                   alert="CheckpointFailing"),
+        MetricSpec("checkpoint_step", "gauge", "steps", "Step of the newest checkpoint.",
+                   checkpoint("step"), healthy="close behind step", alert="CheckpointOld"),
+        MetricSpec("last_checkpoint_timestamp_seconds", "gauge", "unix seconds",
+                   "When the newest checkpoint was published.", checkpoint("published_at"),
+                   healthy="at most three intervals ago", alert="CheckpointOld"),
+        MetricSpec("checkpoint_interval_seconds", "gauge", "seconds",
+                   "Configured longest time between checkpoints.", run("checkpoint_every_s")),
+        MetricSpec("checkpoint_duration_seconds", "gauge", "seconds",
+                   "How long the newest checkpoint took.", checkpoint("duration_s"),
+                   healthy="under a tenth of the interval"),
+        MetricSpec("checkpoint_size_bytes", "gauge", "bytes", "Size of the newest checkpoint.",
+                   checkpoint("size_bytes")),
+        MetricSpec("published_step", "gauge", "steps",
+                   "Step of the newest healthy encoder in published/.", run("published_step"),
+                   healthy="grows", alert="NothingPublished"),
+        MetricSpec("last_published_timestamp_seconds", "gauge", "unix seconds",
+                   "When the newest healthy encoder went to published/.", run("published_at"),
+                   healthy="within a day", alert="NothingPublished"),
+        MetricSpec("ledger_size_bytes", "gauge", "bytes", "Size of the book on disk.",
+                   run("ledger_bytes"), healthy="about 200 bytes a shard"),
+        MetricSpec("disk_free_bytes", "gauge", "bytes", "Free space under the run folder.",
+                   run("disk_free_bytes"), healthy="above a tenth of the disk",
+                   alert="DiskFilling"),
+        MetricSpec("disk_size_bytes", "gauge", "bytes", "Size of that disk.",
+                   run("disk_size_bytes")),
+        COLLECT_DURATION,
+    ),
+}  # fmt: skip
+"""By the question that they answer."""
+
+METRICS = tuple(spec for group in GROUPS.values() for spec in group)
+"""All families, in the order of the page."""

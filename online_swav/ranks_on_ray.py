@@ -12,9 +12,11 @@ import ray
 import torch
 
 from online_swav.assemble import build_probe, choose_device, learner_threads, start_learner
+from online_swav.caretaker import StartAgain
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import RunConfig
-from online_swav.errors import OnlineSwavError, SupersededError
+from online_swav.errors import GivenUp, OnlineSwavError, SupersededError
+from online_swav.events import Events
 from online_swav.learning.learner import NonFiniteLossError
 from online_swav.observer import load_observer
 from online_swav.parallel import current_ranks, vote
@@ -218,24 +220,40 @@ def learner_loop(loop_config: dict[str, Any]) -> None:
     set_up()
     ranks = current_ranks()
     torch.set_num_threads(learner_threads(config, ranks=ranks.size))
+    events = Events(Path(config.run))
     try:
-        reason = _run_rank(config, ranks, ledger, status)
+        reason = _run_until_stopped(config, ranks, ledger, status)
     except (LeaseLost, SupersededError) as error:
         # Left over, or outrun while starting. If this group is the newest, it may start again.
         logger.warning("learner_superseded rank=%d reason=%r", ranks.rank, str(error))
         raise
     except (OnlineSwavError, StreamError, NonFiniteLossError) as error:
         logger.error("run_failed error=%r", str(error))
-        _ask(status.finished.remote(str(error), failed=True))
+        if ranks.rank == 0:
+            events.add("failed", reason=str(error))
+        given_up = isinstance(error, GivenUp)
+        _ask(status.finished.remote(str(error), failed=True, given_up=given_up))
         return
     except Exception:
         logger.exception("learner_crashed rank=%d", ranks.rank)
         raise
     if ranks.rank == 0:
+        events.add("stopped", reason=reason)
         _ask(status.finished.remote(reason, failed=False))
 
 
-def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
+def _run_until_stopped(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
+    went_back = False
+    while True:
+        try:
+            return _run_rank(config, ranks, ledger, status, went_back=went_back)
+        except StartAgain as reason:
+            logger.warning("starting_again rank=%d reason=%r", ranks.rank, str(reason))
+            went_back = True
+
+
+def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any, *, went_back: bool) -> str:
+    """From the newest checkpoint on, until the run stops or goes back."""
     device = choose_device(config)
     checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
     if ranks.rank == 0:
@@ -248,7 +266,7 @@ def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
         raise SupersededError("the ranks resumed from different checkpoints")
     agreed = torch.zeros(1, dtype=torch.int64, device=device)
     if ranks.rank == 0:
-        give_up = _ask(status.learner_started.remote(learner.step_count))
+        give_up = _ask(status.learner_started.remote(learner.step_count, went_back=went_back))
         if give_up:
             raise OnlineSwavError(give_up)
         agreed += _ask(ledger.begin.remote(learner.step_count))
@@ -261,6 +279,11 @@ def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any) -> str:
                                  duration_s=0.0, size_bytes=resumed.size_bytes)
             ))  # fmt: skip
     generation = int(ranks.max(agreed))
+    if ranks.rank == 0:
+        Events(Path(config.run)).add(
+            "resumed" if resumed else "started", step=learner.step_count,
+            samples=learner.samples_seen, generation=generation, ranks=ranks.size,
+        )  # fmt: skip
     trainer = Trainer(
         config,
         learner=learner,

@@ -27,7 +27,7 @@ def locked_run(run: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"{run} is in use by process {_holder(path)}; stop it first, or give another --run"
+                f"{run} is in use by process {_pid(path)}; stop it first, or give another --run"
             ) from None
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -36,5 +36,18 @@ def locked_run(run: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _holder(path: Path) -> str:
+def holder(run: Path) -> str | None:
+    """The process that holds the run folder now, as text; None if nobody does."""
+    path = run / _NAME
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return _pid(path)
+    return None
+
+
+def _pid(path: Path) -> str:
     return path.read_text().strip() or "(unknown)"

@@ -9,13 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from online_swav.learning.findings import Health
+from online_swav.histogram import Histogram
+from online_swav.learning.findings import Finding, Health, HealthValues, Verdict
 from streams.counts import SourceCounts
 
 RunState = Literal["starting", "training", "idle", "stopping", "stopped", "failed"]
 RUN_STATES: tuple[RunState, ...] = (
     "starting", "training", "idle", "stopping", "stopped", "failed",
 )  # fmt: skip
+
+HISTOGRAMS: dict[str, tuple[float, ...]] = {
+    "step_duration_seconds":
+        (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60),
+    "batch_wait_seconds": (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    "decode_duration_seconds":
+        (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5, 2),
+    "ingest_lag_seconds": (1, 5, 15, 60, 300, 900, 3600, 10_800, 21_600, 86_400, 604_800),
+}  # fmt: skip
+"""Upper bounds of the buckets. Decoding (with crops) and lag count images, the others steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +61,8 @@ class LearnerStatus:
     """Norm of the whole gradient before clipping or scaling."""
     embedding_std_ratio: float | None = None
     """Mean per-dimension std of unit embeddings times sqrt(D); collapse is near 0."""
-    effective_rank: float | None = None
-    """RankMe of the embeddings over a window, in dimensions."""
-    usage_perplexity_ratio: float | None = None
-    """Perplexity of the score-argmax histogram over a window / K."""
+    signs: HealthValues = field(default_factory=HealthValues)
+    """What health rests on: windows, running means, inspections."""
     lr: float = 0.0
     """Current rate."""
     epsilon: float = 0.0
@@ -70,8 +79,16 @@ class LearnerStatus:
     """Share of rank 0's requests that readers had answered before it asked; 1: they are ahead."""
     ranks: int = 1
     """Learner ranks of this generation."""
+    data_age_s: float | None = None
+    """Mean time since the discovery of the shards of the last step's first-time images."""
+    near_duplicate_ratio: float | None = None
+    """Share of near-duplicates among the images of about the last 200 batches of rank 0."""
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+    """Since the learner started, by name (`HISTOGRAMS`); of rank 0."""
+    actions: dict[str, int] = field(default_factory=dict)
+    """What the run has done by itself, by kind (`events.ACTION_KINDS`), since it was created."""
     health: Health = field(default_factory=Health)
-    """Verdict and findings."""
+    """Verdict and findings about the representation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +100,8 @@ class CheckpointStatus:
     """Unix seconds."""
     duration_s: float
     size_bytes: int
+    encoder_published_at: float | None = None
+    """When its encoder went to `published/`, unix seconds; None if it was not healthy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,5 +161,24 @@ class RunStatus:
     """Size of the book on disk."""
     disk_free_bytes: int | None = None
     """Free space under the run folder."""
+    disk_size_bytes: int | None = None
+    """Size of that disk."""
+    published_step: int | None = None
+    """Step of the newest healthy encoder in `published/`."""
+    published_at: float | None = None
+    """When it went there, unix seconds."""
+    findings: tuple[Finding, ...] = ()
+    """What is wrong around the learner (`learning.findings.RUN_FINDINGS`)."""
+    given_up: bool = False
+    """Whether the run failed because every remedy was in vain."""
     message: str = ""
     """The last thing an operator should know, in words."""
+
+    @property
+    def health(self) -> Health:
+        """The learner's verdict and findings joined with those of the run, worst first."""
+        health = self.learner.health if self.learner is not None else Health()
+        verdict: Verdict = health.verdict
+        if self.findings and verdict in ("ok", "unknown"):
+            verdict = "degraded"
+        return Health(verdict=verdict, findings=health.findings + self.findings)

@@ -15,13 +15,21 @@ import ray
 
 from online_swav.config import RunConfig
 from online_swav.console import status_json
+from online_swav.events import Events
+from online_swav.finding_events import FindingEvents
+from online_swav.history import History, row
 from online_swav.metrics_server import MetricsServer, serve_metrics
+from online_swav.published import Published
+from online_swav.run_rules import RunJudge
+from online_swav.sinks import open_sinks
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus, RunStatus
+from streams.counts import SourceCounts
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
 STALE_S = 30.0
+HISTORY_S = 5.0
 MAX_STARTS_WITHOUT_PROGRESS = 4
 
 
@@ -35,7 +43,14 @@ class StatusActor:
         self._config = config
         self._run = Path(config.run)
         self._ledger: Any = None
+        self._events = Events(self._run)
+        self._history = History(self._run)
+        self._history_at = float("-inf")
+        self._sinks = open_sinks(config)
+        self._judge = RunJudge(config)
+        self._findings = FindingEvents(self._events)
         self._lock = threading.Lock()
+        encoder = Published(self._run, keep=config.checkpoint.keep).newest()
         self._status = RunStatus(
             run=self._run.name,
             config_digest=config_digest,
@@ -44,6 +59,8 @@ class StatusActor:
             state="starting",
             num_prototypes=config.learner.model.num_prototypes,
             checkpoint_every_s=config.checkpoint.every_s,
+            published_step=encoder.step if encoder else None,
+            published_at=encoder.at if encoder else None,
         )
         self._readers: dict[str, Any] = {}
         self._readers_version = -1
@@ -61,14 +78,29 @@ class StatusActor:
         """
         if self._server is None:
             metrics = self._config.metrics
-            self._server = serve_metrics(self.snapshot, host=metrics.host, port=metrics.port)
+            self._server = serve_metrics(
+                self.snapshot, host=metrics.host, port=metrics.port,
+                report=self._run / "report.html",
+            )  # fmt: skip
         return self._server.port
 
     # -- from the learners ---------------------------------------------------------------------
 
-    def learner_started(self, step: int) -> str | None:
-        """A learner group begins at `step`; a reason to give up, if it crashes in a loop."""
+    def learner_started(self, step: int, *, went_back: bool) -> str | None:
+        """A learner group begins at `step`; a reason to give up, if it crashes in a loop.
+
+        Args:
+            step: Of the checkpoint it resumed from.
+            went_back: It rolled back by its own decision: that is no crash.
+        """
+        if went_back:
+            with self._lock:
+                self._starts = [step]
+            return None
         with self._lock:
+            if self._status.learner is not None:
+                self._events.add("restarted", step=step, component="learner",
+                                 reason="the learners crashed")  # fmt: skip
             self._starts = [s for s in self._starts if s == step] + [step]
             restarts = self._status.learner_restarts + (self._status.learner is not None)
             self._status = dataclasses.replace(self._status, learner_restarts=restarts)
@@ -95,6 +127,10 @@ class StatusActor:
                 s = dataclasses.replace(
                     s, checkpoint=status, checkpoints_published=s.checkpoints_published + 1
                 )
+                if status.encoder_published_at is not None:
+                    s = dataclasses.replace(
+                        s, published_step=status.step, published_at=status.encoder_published_at
+                    )
                 self._starts.clear()
             self._status = s
 
@@ -108,12 +144,13 @@ class StatusActor:
         with self._lock:
             self._status = dataclasses.replace(self._status, probes=probes)
 
-    def finished(self, message: str, *, failed: bool) -> None:
+    def finished(self, message: str, *, failed: bool, given_up: bool = False) -> None:
         """The learners ended, in order or with an error that its message explains."""
         with self._lock:
             self._status = dataclasses.replace(
-                self._status, message=message, state="failed" if failed else "stopped"
-            )
+                self._status, message=message, state="failed" if failed else "stopped",
+                given_up=given_up,
+            )  # fmt: skip
 
     # -- from the driver -----------------------------------------------------------------------
 
@@ -166,6 +203,7 @@ class StatusActor:
         """Write the last snapshot and free the port."""
         self._closed.set()
         self._refresh()
+        self._sinks.close()
         if self._server is not None:
             self._server.close()
 
@@ -186,9 +224,39 @@ class StatusActor:
         books = ray.get(
             self._ledger.snapshot.remote(checkpoint.step if checkpoint else 0), timeout=30
         )
-        free = shutil.disk_usage(self._run).free
+        disk = shutil.disk_usage(self._run)
         with self._lock:
-            self._status = dataclasses.replace(self._status, disk_free_bytes=free, **books)
+            before = self._status.sources
+            self._status = dataclasses.replace(
+                self._status, disk_free_bytes=disk.free, disk_size_bytes=disk.total, **books
+            )
+        self._note_sources(before, books["sources"])
+        now = time.time()
+        found = self._judge.judge(self.snapshot(), now=now)
+        with self._lock:
+            self._status = dataclasses.replace(self._status, findings=found)
+        step = self._status.learner.step if self._status.learner else 0
+        self._findings.note(found, step=step)
+        if now - self._history_at >= HISTORY_S:
+            self._history_at = now
+            values = row(self.snapshot(), now)
+            self._history.add(values)
+            self._sinks.log(values)
         staging = self._run / ".status.json"
         staging.write_text(status_json(self.snapshot()))
         staging.replace(self._run / "status.json")
+
+    def _note_sources(self, before: dict[str, SourceCounts], now: dict[str, SourceCounts]) -> None:
+        """Events for what the book has set aside since the last look."""
+        for name, counts in now.items():
+            old = before.get(name)
+            if old is None:
+                continue
+            shards = counts.shards.get("quarantined", 0) - old.shards.get("quarantined", 0)
+            images = sum(counts.dropped.values()) - sum(old.dropped.values())
+            if shards > 0 or images > 0:
+                self._events.add("quarantined", source=name, shards=shards, images=images)
+            if counts.paused and not old.paused:
+                self._events.add("source_paused", source=name, reason=counts.paused)
+            if old.paused and not counts.paused:
+                self._events.add("source_resumed", source=name)

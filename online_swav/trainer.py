@@ -19,16 +19,21 @@ from typing import Protocol
 
 from torch import nn
 
+from online_swav.caretaker import Caretaker
 from online_swav.checkpoint import Checkpoint, Checkpoints
-from online_swav.config import RunConfig, to_yaml
+from online_swav.config import RunConfig, digest, to_yaml
 from online_swav.crops import as_tensors
 from online_swav.errors import CheckpointError
-from online_swav.learning.learner import Learner, StepReport
+from online_swav.events import Events
+from online_swav.learning.findings import Health
+from online_swav.learning.learner import Learner, NonFiniteLossError, StepReport
 from online_swav.learning.ranks import Ranks
 from online_swav.lineage import Lineage
 from online_swav.observer import Observer
 from online_swav.parallel import vote
+from online_swav.published import Published
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus, RunState
+from online_swav.timing import StepTimes
 from streams.batch import Batch
 from streams.ledger_delta import Delta
 from streams.shard import Origin
@@ -137,7 +142,14 @@ class Trainer:
         self._generation = generation
         self._observer = observer
         self._checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
+        self._published = Published(Path(config.run), keep=config.checkpoint.keep)
         self._lineage = Lineage(Path(config.run))
+        self._events = Events(Path(config.run))
+        self._care = Caretaker(
+            run=Path(config.run), act=config.act, learner=learner, checkpoints=self._checkpoints,
+            rank=ranks.rank, generation=generation,
+        )  # fmt: skip
+        self._remedy = 0  # that this rank votes for
         self._committed_step = resumed.manifest.step if resumed else -1
         self._committed_version = resumed.manifest.ledger_version if resumed else 0
         self._probes = [ProbeStatus(**p) for p in resumed.manifest.probes] if resumed else []  # type: ignore[arg-type]
@@ -150,6 +162,7 @@ class Trainer:
         self._failed_checkpoints = 0
         self._last: StepReport | None = None
         self._phase_s = dict.fromkeys(("wait", "claim", "step", "checkpoint", "probe"), 0.0)
+        self._times = StepTimes()
         now = time.monotonic()
         self._reported = (now, 0.0, learner.idle_s or 0.0, learner.step_count, learner.samples_seen)
         self._checkpoint_at = now
@@ -159,9 +172,17 @@ class Trainer:
         """Train until a limit, the end of the stream, or a wish to stop; the reason in words.
 
         Raises:
-            NonFiniteLossError: If the loss stays non-finite.
+            StartAgain: If the run goes back to an earlier checkpoint.
+            GivenUp: If it is unwell, and every remedy was in vain.
+            NonFiniteLossError: If the loss stays non-finite and the run is not to act.
             CheckpointError: If checkpoints fail again and again, or the last one fails.
         """
+        try:
+            return self._train()
+        except NonFiniteLossError as error:
+            self._care.nonfinite(error)
+
+    def _train(self) -> str:
         self._run_probe()
         self._report("starting")
         while (reason := self._stop_reason()) is None:
@@ -209,10 +230,13 @@ class Trainer:
         report_due = first and now - self._reported[0] >= self._config.report_every_s
         commit_due = first and self._commit_due(now)
         with self._timed("wait"):
-            ready, stop, all_dry, dried_out, report, commit, self._images = vote(
+            ready, stop, all_dry, dried_out, report, commit, self._images, remedy = vote(
                 self._ranks,
-                [held, self._desk.wants_stop(), dry, out, report_due, commit_due, images],
-            )
+                [held, self._desk.wants_stop(), dry, out, report_due, commit_due, images,
+                 self._remedy],
+            )  # fmt: skip
+        self._remedy = 0
+        self._care.apply(remedy)
         if report:
             self._report("training" if ready else "idle")
         if commit:
@@ -239,8 +263,12 @@ class Trainer:
         return batch if keep else None
 
     def _step(self, batch: Batch) -> None:
+        begun = time.monotonic()
         with self._timed("step"):
             self._last = self._learner.step(as_tensors(batch), images=self._images)
+        self._times.step(
+            batch, step_s=time.monotonic() - begun, waited_s=self._phase_s["wait"], now=time.time()
+        )
         self._observer.at("after_step", step=self._learner.step_count, origins=batch.origins)
         if self._learner.step_count % self._config.probe.every_steps == 0:
             self._run_probe()
@@ -266,8 +294,9 @@ class Trainer:
     def _report(self, state: RunState) -> None:
         """Collective when there are several ranks: health sums over them."""
         learner = self._learner
-        health = learner.health()
-        windows = learner.health_values()
+        signs = learner.health_values()
+        health = learner.health(signs)
+        self._remedy = self._care.look(health)
         if self._ranks.rank != 0:
             return
         now = time.monotonic()
@@ -296,8 +325,7 @@ class Trainer:
                 view_agreement_ratio=host.view_agreement if host else None,
                 grad_norm=host.grad_norm if host else None,
                 embedding_std_ratio=host.embedding_std_ratio if host else None,
-                effective_rank=windows.effective_rank,
-                usage_perplexity_ratio=windows.usage_perplexity_ratio,
+                signs=signs,
                 lr=host.lr if host else 0.0,
                 epsilon=host.epsilon if host else 0.0,
                 temperature=host.temperature if host else 0.0,
@@ -306,6 +334,10 @@ class Trainer:
                 refused_images=self._refused,
                 backlog_ratio=self._feed.backlog_ratio,
                 ranks=self._ranks.size,
+                data_age_s=self._times.data_age_s,
+                near_duplicate_ratio=self._times.near_duplicate_ratio,
+                histograms=self._times.histograms(),
+                actions=dict(self._care.counts),
                 health=health,
             )
         )
@@ -323,6 +355,7 @@ class Trainer:
         result = ProbeStatus(step=step, measured_at=time.time(), knn_accuracy=accuracy)
         self._probes.append(result)
         self._desk.probed(result)
+        self._events.add("probe", step=step, knn_accuracy=accuracy)
         logger.info("probe step=%d knn_accuracy=%.4f", step, accuracy)
 
     def _probe_due(self, step: int) -> bool:
@@ -345,15 +378,21 @@ class Trainer:
         """
         learner = self._learner
         self._checkpoint_at = time.monotonic()
-        verdict = learner.health().verdict
-        if self._ranks.rank != 0 or learner.step_count == self._committed_step:
+        health = learner.health()
+        # A run that is about to go back commits nothing; the next vote takes it there.
+        self._remedy = self._care.look(health)
+        if self._care.withholds(health) or learner.step_count == self._committed_step:
+            return
+        self._care.committed(health)
+        if self._ranks.rank != 0:
             return
         begun = time.monotonic()
         with self._timed("checkpoint"):
             try:
-                checkpoint = self._publish(verdict)
+                checkpoint = self._publish(health.verdict)
             except CheckpointError as error:
                 self._desk.checkpointed(None)
+                self._events.add("checkpoint_failed", step=learner.step_count, reason=str(error))
                 self._failed_checkpoints += 1
                 if last or self._failed_checkpoints >= MAX_FAILED_CHECKPOINTS:
                     raise
@@ -361,6 +400,7 @@ class Trainer:
                 logger.error("checkpoint_failed error=%r", str(error))
                 return
             self._failed_checkpoints = 0
+            published_at = self._publish_encoder(health)
             self._lineage.drop_old_bases()
             self._books.fold(self._checkpoints.prune())
             if self._lineage.base_due():
@@ -371,9 +411,39 @@ class Trainer:
         seconds = time.monotonic() - begun
         self._desk.checkpointed(
             CheckpointStatus(step=manifest.step, published_at=manifest.created_at,
-                             duration_s=seconds, size_bytes=checkpoint.size_bytes)
+                             duration_s=seconds, size_bytes=checkpoint.size_bytes,
+                             encoder_published_at=published_at)
         )  # fmt: skip
-        logger.info("checkpoint_published step=%d seconds=%.2f", manifest.step, seconds)
+        self._events.add("checkpoint", step=manifest.step, verdict=health.verdict,
+                         seconds=round(seconds, 3), size_bytes=checkpoint.size_bytes)  # fmt: skip
+        logger.info("checkpoint_published step=%d seconds=%.2f verdict=%s",
+                    manifest.step, seconds, health.verdict)  # fmt: skip
+
+    def _publish_encoder(self, health: Health) -> float | None:
+        """Put the backbone into `published/` if it is healthy; when, in unix seconds."""
+        if health.verdict != "ok":
+            return None
+        learner, augment = self._learner, self._config.learner.augment
+        card = {
+            "samples_seen": learner.samples_seen,
+            "verdict": health.verdict,
+            "knn_accuracy": self._probes[-1].knn_accuracy if self._probes else None,
+            "backbone": self._config.learner.model.backbone,
+            "small_stem": self._config.learner.model.small_stem,
+            "mean": augment.mean,
+            "std": augment.std,
+            "size": self._config.crops[0].size,
+            "config_digest": digest(self._config),
+        }
+        try:
+            encoder = self._published.publish(
+                learner.model.backbone, step=learner.step_count, card=card
+            )
+        except CheckpointError as error:  # the checkpoint is safe: the next one publishes again
+            logger.error("publish_failed error=%r", str(error))
+            return None
+        self._events.add("published", step=learner.step_count)
+        return encoder.at
 
     def _publish(self, verdict: str) -> Checkpoint:
         learner = self._learner

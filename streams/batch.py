@@ -1,4 +1,4 @@
-"""A batch: crops of many images, and where each image came from."""
+"""A batch: crops of many images, where each image came from, and how its reader fared with it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ class Batch:
     """B origins, in the order of the images."""
     arrived_at: tuple[float, ...]
     """B discovery times of the images' shards, unix seconds."""
+    decode_s: tuple[float, ...] = ()
+    """B seconds that decoding and cropping took; empty when unknown."""
+    near_duplicates: tuple[bool, ...] = ()
+    """B flags: the same reader saw nearly the same image lately. False for images of a later pass,
+    which are known to be seen before; empty when unknown."""
 
     def __post_init__(self) -> None:
         for family in self.crops:
@@ -40,6 +45,10 @@ class Batch:
                 )
         if len(self.arrived_at) != len(self.origins):
             raise ValueError(f"{len(self.arrived_at)} arrival times, {len(self.origins)} origins")
+        for name in ("decode_s", "near_duplicates"):
+            known = len(getattr(self, name))
+            if known not in (0, len(self.origins)):
+                raise ValueError(f"{known} {name}, {len(self.origins)} origins")
 
     def __len__(self) -> int:
         """Number of images B."""
@@ -55,13 +64,19 @@ class Batch:
         crops: Sequence[npt.NDArray[np.uint8]],
         origins: tuple[Origin, ...],
         arrived_at: tuple[float, ...],
+        *,
+        decode_s: tuple[float, ...] = (),
+        near_duplicates: tuple[bool, ...] = (),
     ) -> Batch:
         """B images out of memory for at least as many, uint8 `[V_r, N, S_r, S_r, 3]` per family.
 
         A full batch (B = N) shares that memory.
         """
         cut = tuple(np.ascontiguousarray(family[:, : len(origins)]) for family in crops)
-        return Batch(crops=cut, origins=origins, arrived_at=arrived_at)
+        return Batch(
+            crops=cut, origins=origins, arrived_at=arrived_at,
+            decode_s=decode_s, near_duplicates=near_duplicates,
+        )  # fmt: skip
 
     @staticmethod
     def empty(families: Sequence[CropFamily]) -> Batch:
@@ -77,4 +92,6 @@ class Batch:
             crops=tuple(family[:, keep] for family in self.crops),
             origins=tuple(self.origins[i] for i in keep),
             arrived_at=tuple(self.arrived_at[i] for i in keep),
+            decode_s=tuple(self.decode_s[i] for i in keep if self.decode_s),
+            near_duplicates=tuple(self.near_duplicates[i] for i in keep if self.near_duplicates),
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from streams.config import CropFamily, IngestConfig
 from streams.decode import decode_image
 from streams.errors import LeaseLost, SampleError, ShardError
 from streams.multicrop import largest_reduction, multicrop, sample_generator
+from streams.near_duplicates import NearDuplicates, gray_cells
 from streams.quarantine import Quarantine
 from streams.reader import RawSample, RejectedSample, ShardReader
 from streams.shard import Lease, Origin, SampleId
@@ -61,6 +63,17 @@ class _OpenShard:
     """Samples that are read but not yet decoded."""
     ended: bool = False
     """The tar is read to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """An image of the begun batch."""
+
+    lease: Lease
+    index: int
+    decode_s: float
+    cells: npt.NDArray[np.uint8] | None
+    """For `NearDuplicates`; None in a later pass, where to be seen again is no news."""
 
 
 class Ingest:
@@ -103,7 +116,8 @@ class Ingest:
         self._windows_shuffled = 0
         self._filling = True
         self._crops: tuple[npt.NDArray[np.uint8], ...] = ()
-        self._taken: list[tuple[Lease, int]] = []
+        self._taken: list[_Taken] = []
+        self._near_duplicates = NearDuplicates()
         self.tokens: set[int] = set()
         """Tokens of every lease this worker was given; the caller renews and prunes them."""
 
@@ -226,6 +240,7 @@ class Ingest:
         self._finish_when_decoded(shard)
 
     def _decode(self, lease: Lease, sample: RawSample) -> None:
+        begun = time.perf_counter()
         try:
             image = decode_image(sample.image, self._config.limits, reduce=self._reduce)
         except SampleError as error:
@@ -241,16 +256,22 @@ class Ingest:
             self._crops = self._allocate()
         position = len(self._taken)
         multicrop(image, self._families, rng, [family[:, position] for family in self._crops])
-        self._taken.append((lease, sample.index))
+        took = time.perf_counter() - begun
+        cells = gray_cells(image) if lease.pass_number == 0 else None
+        self._taken.append(_Taken(lease, sample.index, took, cells))
 
     def _emit(self) -> Batch:
+        cells = [taken.cells for taken in self._taken if taken.cells is not None]
+        seen = iter(self._near_duplicates.seen(cells))
         batch = Batch.of(
             self._crops,
             origins=tuple(
-                Origin(SampleId(lease.shard.id, index), lease.pass_number, lease.token)
-                for lease, index in self._taken
+                Origin(SampleId(t.lease.shard.id, t.index), t.lease.pass_number, t.lease.token)
+                for t in self._taken
             ),
-            arrived_at=tuple(lease.shard.discovered_at for lease, _ in self._taken),
+            arrived_at=tuple(taken.lease.shard.discovered_at for taken in self._taken),
+            decode_s=tuple(taken.decode_s for taken in self._taken),
+            near_duplicates=tuple(taken.cells is not None and next(seen) for taken in self._taken),
         )
         self._crops, self._taken = (), []
         return batch

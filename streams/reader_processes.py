@@ -2,7 +2,7 @@
 
     learner's process                                         reader
     Readers  ── flush?, a buffer that is free again ────────> Ingest
-             <───── number of a filled buffer, origins ──────
+             <── number of a filled buffer, all but crops ───
     ledger   <───────── lease, finish, reject, renew ────────
 
 The right side is `streams.reader_worker`.
@@ -201,10 +201,13 @@ class Readers:
                 continue
             if isinstance(answer, StreamError):
                 raise answer
-            number, origins, arrived_at = answer
+            number, told = answer
             self._empty.discard(reader.worker)
             self._lent = reader, number
-            return Batch.of(arrays(reader.buffers[number]), origins, arrived_at)
+            return Batch.of(
+                arrays(reader.buffers[number]), told.origins, told.arrived_at,
+                decode_s=told.decode_s, near_duplicates=told.near_duplicates,
+            )  # fmt: skip
         return None
 
     def _request(self, *, flush: bool) -> None:

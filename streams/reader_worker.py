@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from streams.batch import Batch
 from streams.config import CropFamily, IngestConfig
 from streams.errors import StreamError
 from streams.ingest import Books, Ingest
 from streams.quarantine import Quarantine
-from streams.shard import Lease, Origin
+from streams.shard import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ IDLE_S = 0.05
 
 Buffer = tuple[Tensor, ...]
 """Memory of one batch, as of `empty_crops`; tensors, since torch knows how to share them."""
-Answer = tuple[int, tuple[Origin, ...], tuple[float, ...]] | StreamError | None
-"""Number of the filled buffer, origins, arrival times; an error; or nothing to read now."""
+Answer = tuple[int, Batch] | StreamError | None
+"""Number of the filled buffer and its batch without the crops; an error; or nothing to read now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ def read(
                 work.send(error)
                 return
             if batch is not None:
-                work.send((own.taken, batch.origins, batch.arrived_at))
+                work.send((own.taken, replace(batch, crops=())))
             else:
                 work.send(None)
                 if had_nothing:

@@ -1,42 +1,15 @@
-"""`status` and `evaluate`: looking at a run from outside."""
+"""`evaluate`: judging the encoder of a run from outside."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import time
 from pathlib import Path
 
 from online_swav.commands.options import run_folder
 from online_swav.config import RunConfig, load_yaml
 from online_swav.errors import ConfigError
-
-
-def status(arguments: list[str]) -> int:
-    """The newest snapshot of a run."""
-    parser = argparse.ArgumentParser(prog="online-swav status", description="What a run is doing.")
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--json", action="store_true", help="the whole snapshot as JSON")
-    options = parser.parse_args(arguments)
-    path = run_folder(options.run) / "status.json"
-    if not path.exists():
-        raise ConfigError(f"{options.run} has not reported yet: {path.name} is missing")
-    from online_swav.console import live_panel, status_from_json
-
-    text = path.read_text()
-    if options.json:
-        print(text)
-        return 0
-    from rich.console import Console
-
-    age = time.time() - path.stat().st_mtime
-    status = status_from_json(text)
-    console = Console()
-    console.print(live_panel(status, path.stat().st_mtime))
-    if age > 30 and status.state not in ("stopped", "failed"):
-        console.print(f"This snapshot is {age:.0f} s old: the run is no longer writing it.")
-    return 0
 
 
 def evaluate(arguments: list[str]) -> int:

@@ -24,10 +24,14 @@ def merged_config(arguments: list[str], command: str) -> tuple[RunConfig, argpar
     head.add_argument("--config", type=Path)
     head.add_argument("--log-json", action="store_true")
     head.add_argument("--quiet", action="store_true")
+    if command != "config":
+        head.add_argument("--force", action="store_true")
+    if command == "doctor":
+        head.add_argument("--json", action="store_true")
     known, rest = head.parse_known_args(arguments)
     rest = _split_range(rest, "--learners", "--learners", "--max-learners")
     rest = _split_range(rest, "--ingest", "--ingest.actors", "--ingest.max-actors")
-    rest = _join_repeated(rest, ("--source", "--probe-train", "--probe-test"))
+    rest = _join_repeated(rest, ("--source", "--probe-train", "--probe-test", "--sinks"))
     run = _value_of(rest, "--run")
     if known.preset:
         base = preset(known.preset)
@@ -41,8 +45,9 @@ def merged_config(arguments: list[str], command: str) -> tuple[RunConfig, argpar
         "Options in order of strength: flags, then --config FILE.yaml, then --preset NAME "
         f"({', '.join(PRESETS)}) or the run folder's own config. "
         "--learners 1:4 and --ingest 1:4 are short for the fewest and the most. "
-        "--log-json writes JSON lines; --quiet hides the live view."
-    )
+        "--log-json writes JSON lines; --quiet hides the live view; --force starts although a "
+        "check refuses."
+    ) + (" --json prints the checks as JSON." if command == "doctor" else "")
     try:
         config = tyro.cli(
             RunConfig, prog=f"online-swav {command}", description=description, args=rest,

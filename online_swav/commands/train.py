@@ -3,88 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import logging
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
+from online_swav.commands.doctor import EXIT_REFUSED
 from online_swav.commands.options import merged_config
+from online_swav.commands.prepare import prepare
 from online_swav.commands.signals import stop_on_signals
-from online_swav.config import RunConfig, differences, load_yaml, to_yaml, warnings
+from online_swav.config import RunConfig, to_yaml
 from online_swav.errors import ConfigError
-from online_swav.observer import find_observer
+from online_swav.preflight.recipe import recipe_checks
 from online_swav.run_lock import locked_run
-
-logger = logging.getLogger(__name__)
 
 
 def train(arguments: list[str]) -> int:
     """Train, or resume."""
     config, known = merged_config(arguments, "train")
-    return _run(config, log_json=known.log_json, quiet=known.quiet)
-
-
-def _prepare(config: RunConfig) -> RunConfig:
-    """Check what can be checked before anything starts, and make the run folder.
-
-    Raises:
-        ConfigError: If a folder is missing or unusable, or the run is of another config.
-    """
-    from streams.sources import DirectorySource, describe_missing, parse_sources
-
-    if not config.run:
-        raise ConfigError("--run DIR is needed: the folder for checkpoints and books")
-    if not config.source:
-        raise ConfigError("--source PLACE is needed: a folder, a glob or a tar with shards")
-    try:
-        sources = parse_sources(list(config.source))
-    except ValueError as error:
-        raise ConfigError(f"--source: {error}") from error
-    for pattern in sources.values():
-        missing = describe_missing(pattern)
-        if missing:
-            raise ConfigError(f"--source: {missing}")
-    empty = [
-        pattern
-        for name, pattern in sources.items()
-        if not DirectorySource(name, pattern, settle_s=0).candidates()
-    ]
-    looked = " and ".join(f"*.tar in {p}" if Path(p).is_dir() else p for p in empty)
-    if len(empty) == len(sources) and config.when_idle != "wait":
-        raise ConfigError(
-            f"no shard found: looked for {looked}. With --when-idle {config.when_idle} there is "
-            "nothing to train on; use --when-idle wait to wait for the first one."
-        )
-    if empty:
-        print(f"No shard yet: waiting for {looked}", file=sys.stderr)
-    run = Path(config.run).resolve()
-    stored = run / "config.yaml"
-    if stored.exists():
-        differing = differences(load_yaml(stored, RunConfig()), config)
-        if differing:
-            raise ConfigError(
-                f"{run} was started with other options that decide the weights:\n  "
-                + "\n  ".join(differing)
-                + "\nUse those (leave --preset and --config away to take them from the run), or "
-                "another --run folder."
-            )
-    absolute = tuple(f"{name}={Path(pattern).absolute()}" for name, pattern in sources.items())
-    config = dataclasses.replace(
-        config,
-        run=str(run),
-        source=absolute,
-        probe_train=_absolute(config.probe_train),
-        probe_test=_absolute(config.probe_test),
-    )
-    if config.observer is not None:
-        find_observer(config.observer)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the run folder {run}: {error.strerror}") from error
-    return config
+    return _run(config, log_json=known.log_json, quiet=known.quiet, force=known.force)
 
 
 def _store(config: RunConfig) -> None:
@@ -105,22 +41,42 @@ def _store(config: RunConfig) -> None:
         ) from error
 
 
-def _absolute(patterns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(Path(pattern).absolute()) for pattern in patterns)
+def _make_folder(run: Path) -> None:
+    """Make the run folder.
+
+    Raises:
+        ConfigError: If it cannot be made.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the run folder {run}: {error.strerror}") from error
 
 
-def _run(config: RunConfig, *, log_json: bool, quiet: bool) -> int:
-    config = _prepare(config)
+def _run(config: RunConfig, *, log_json: bool, quiet: bool, force: bool = False) -> int:
+    prepared = prepare(config)
+    config, run = prepared.config, Path(prepared.config.run)
+    _make_folder(run)
     from online_swav.console import Logging
+    from online_swav.preflight.check import forced, refused
+    from online_swav.preflight.checks import quick_checks
+    from online_swav.preflight.telling import tell
     from online_swav.session import Session
 
     live = sys.stdout.isatty() and not log_json and not quiet
-    log = Logging(json=log_json, file=str(Path(config.run) / "run.log"))
-    with locked_run(Path(config.run)):
-        _store(config)
+    log = Logging(json=log_json, file=str(run / "run.log"))
+    with locked_run(run):
+        checks = quick_checks(config, prepared.shards)
+        if force:
+            checks = forced(checks)
+        if not refused(checks):
+            _store(config)
         log.set_up()
-        for warning in warnings(config):
-            logger.warning("%s", warning)
+        tell(run, checks)
+        if refused(checks):
+            print("online-swav train: not started: correct what is refused above, or add --force",
+                  file=sys.stderr)  # fmt: skip
+            return EXIT_REFUSED
         stop = threading.Event()
         stop_on_signals(stop)
         return Session(config, log=log, live=live, quiet=quiet, stop=stop).run()
@@ -148,6 +104,7 @@ def config(arguments: list[str]) -> int:
     """Print the merged configuration."""
     config, _ = merged_config(arguments, "config")
     print(to_yaml(config), end="")
-    for warning in warnings(config):
-        print(f"# warning: {warning}", file=sys.stderr)
+    for check in recipe_checks(config):
+        if check.level != "ok":
+            print(f"# {check.level}: {check.name}: {check.text}", file=sys.stderr)
     return 0

@@ -179,12 +179,15 @@ class HealthConfig:
     """Images over which prototype usage and the embedding spectrum are measured."""
     stuck_after_steps: int = 500
     """Steps before loss = log K counts as stuck, and before any finding counts as collapse."""
+    inspect_every_steps: int = 100
+    """Steps between two inspections: prototypes, batch norm's gap, the queue's staleness."""
     max_nonfinite_steps: int = 3
-    """Non-finite losses in a row that end the run."""
+    """Non-finite losses in a row that are skipped; then the run rolls back (`act`) or ends."""
 
     def __post_init__(self) -> None:
         _require(self.window_images >= 2, f"window_images must be >= 2, got {self.window_images}")
         _require(self.stuck_after_steps >= 0, f"stuck_after_steps: {self.stuck_after_steps}")
+        _require(self.inspect_every_steps >= 1, f"inspect_every_steps: {self.inspect_every_steps}")
         _require(self.max_nonfinite_steps >= 1, f"max_nonfinite_steps: {self.max_nonfinite_steps}")
 
 

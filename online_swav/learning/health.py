@@ -1,44 +1,31 @@
-"""Signs of collapse from tensors: a window of usage and spectrum, and findings in words.
+"""What is measured at every step: a window of usage and spectra, and running means.
 
 The codes cannot show collapse: Sinkhorn makes them uniform on a collapsed encoder too. Hence usage
-is counted on the argmax of raw scores, beside the spread and the rank of the embeddings.
+is counted on the argmax of raw scores, beside spread and rank of embeddings and features.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from online_swav.learning.findings import Finding, Health
+from online_swav.learning.findings import HealthValues
 from online_swav.learning.ranks import SINGLE_RANK, Ranks
 
-# Collapsed encoders measure 0.00 usage and 0.05 std; 20 Zipf clusters on 300 prototypes 0.17 usage;
-# healthy ones above 0.3 usage and 0.5 std.
-STUCK_RATIO = 0.98
-NARROW_USAGE = 0.1
-COLLAPSED_STD = 0.3
-LOW_RANK_SHARE = 0.05
-LOSS_SMOOTHING = 0.98
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthValues:
-    """Values of the last full window, over all ranks; None before it is full."""
-
-    images: int = 0
-    """Images in the window."""
-    usage_perplexity_ratio: float | None = None
-    """exp(entropy of the score-argmax histogram) / K."""
-    effective_rank: float | None = None
-    """RankMe of the embeddings, in dimensions."""
-    embedding_std_ratio: float | None = None
-    """Root mean variance of the unit embeddings over dimensions, times sqrt(D)."""
-    loss_ratio: float | None = None
-    """Loss / log K, smoothed over about 50 steps; None before the first step."""
+SMOOTHING = 0.98
+"""Of loss, entropy and agreement: a mean over about 50 steps."""
+SHORT, LONG = 0.9, 0.995
+"""Of the gradient's norm, on logarithms: about 10 steps against about 200."""
+EIGEN_SHARE = 0.005
+"""Share of the time that may go into decomposing the features' covariance."""
+ALPHA_FROM = 5
+"""First eigenvalue of the power-law fit; the largest ones do not follow it."""
+ALPHA_TO = 100
 
 
 def rankme(second_moment: Float[Tensor, "D D"]) -> float:
@@ -46,176 +33,217 @@ def rankme(second_moment: Float[Tensor, "D D"]) -> float:
 
     The singular values of Z [N, D] are the roots of the eigenvalues of Z^T Z.
     """
-    eigenvalues = torch.linalg.eigvalsh(second_moment.double().cpu()).clamp(min=0)
-    singular = eigenvalues.sqrt()
+    return _rank_of(torch.linalg.eigvalsh(second_moment.double().cpu()))
+
+
+def _rank_of(eigenvalues: Float[Tensor, " D"]) -> float:
+    singular = eigenvalues.clamp(min=0).sqrt()
     total = singular.sum()
-    if total <= 0:
+    if not total > 0:
         return 0.0
     p = singular / total
-    p = p[p > 0]
-    return float((-(p * p.log()).sum()).exp())
+    return float(torch.special.entr(p).sum().exp())
+
+
+def spectrum_alpha(eigenvalues: Float[Tensor, " D"]) -> float | None:
+    """Decay alpha of eigenvalues ~ rank^-alpha (alpha-ReQ, Agrawal et al. 2022); by least squares.
+
+    Args:
+        eigenvalues: Of a covariance, ascending.
+
+    Returns:
+        About 1 for good representations; large when few directions carry everything. None if there
+        are too few eigenvalues above rounding errors.
+    """
+    descending = eigenvalues.flip(0)
+    usable = descending[descending > descending[0] * 1e-7][ALPHA_FROM - 1 : ALPHA_TO]
+    if len(usable) < ALPHA_FROM:
+        return None
+    x = torch.arange(ALPHA_FROM, ALPHA_FROM + len(usable), dtype=usable.dtype).log()
+    y = usable.log()
+    x = x - x.mean()
+    return float(-(x * (y - y.mean())).sum() / (x * x).sum())
+
+
+def perplexity(counts: Float[Tensor, " K"]) -> float:
+    """exp(entropy) of a histogram; 0 when it is empty."""
+    total = counts.sum()
+    if not total > 0:
+        return 0.0
+    return float(torch.special.entr(counts / total).sum().exp())
 
 
 class HealthMonitor(nn.Module):
-    """Sums over a window of images; the newest full window is what `values` reports.
+    """Sums over a window of images, and running means; nothing here waits for the device.
+
+    There are two slots: one is being filled, the other holds the last full window. The host knows
+    when a window is full, since it counts the images of skipped steps too.
 
     Args:
         num_prototypes: K.
         embedding_dim: D.
+        feature_dim: F.
         window_images: Images over all ranks that fill a window.
     """
 
     counts: Tensor
     moment: Tensor
     mean: Tensor
+    feature_moment: Tensor
+    feature_mean: Tensor
     seen: Tensor
-    images: Tensor
-    loss: Tensor
+    running: Tensor
+    norms: Tensor
+    norm_weights: Tensor
+    best_loss: Tensor
 
-    def __init__(self, *, num_prototypes: int, embedding_dim: int, window_images: int) -> None:
+    def __init__(
+        self, *, num_prototypes: int, embedding_dim: int, feature_dim: int, window_images: int
+    ) -> None:
         super().__init__()
         self._window = window_images
         self.register_buffer("counts", torch.zeros(2, num_prototypes))
         self.register_buffer("moment", torch.zeros(2, embedding_dim, embedding_dim))
         self.register_buffer("mean", torch.zeros(2, embedding_dim))
-        self.register_buffer("seen", torch.zeros(2, dtype=torch.int64))
-        # Images of all ranks in the window that is being filled; `seen` counts those of this rank.
-        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
-        # Smoothed loss and smoothed 1: their ratio has no bias towards the start.
-        self.register_buffer("loss", torch.zeros(2))
+        # Images of this rank in the slot: of embeddings, and of features.
+        self.register_buffer("seen", torch.zeros(2, 2))
+        # Smoothed loss, entropy, agreement and smoothed 1: ratios to it have no bias to the start.
+        self.register_buffer("running", torch.zeros(4))
+        # Logarithm of the gradient's norm over few and over many steps, and smoothed ones of both.
+        self.register_buffer("norms", torch.zeros(2, 2))
+        weights = torch.tensor([[1 - SHORT], [1 - LONG]]).expand(2, 2).clone()
+        self.register_buffer("norm_weights", weights, persistent=False)
+        self.register_buffer("best_loss", torch.full((), math.inf))
+        # As large as a layer: not in checkpoints, the first window after a resume lacks them.
+        for name, shape in (("moment", (feature_dim, feature_dim)), ("mean", (feature_dim,))):
+            self.register_buffer(f"feature_{name}", torch.zeros(2, *shape), persistent=False)
+        self.slot = 0
+        """The slot that is being filled."""
+        self.images = 0
+        """Images of all ranks in it, those of skipped steps too."""
+        self._cached: HealthValues | None = None
+        self._eigen_end = 0.0
+        self._eigen_pause = 0.0
+        self._spectrum: tuple[float | None, float | None] = (None, None)
 
     @torch.no_grad()
     def update(
         self,
         scores: Float[Tensor, "B K"],
         embeddings: Float[Tensor, "B D"],
-        loss: Float[Tensor, ""],
+        features: Float[Tensor, "B F"],
         *,
+        loss: Float[Tensor, ""],
+        code_entropy: Float[Tensor, ""],
+        view_agreement: Float[Tensor, ""],
+        grad_norm: Float[Tensor, ""],
         images: int,
         unless: Bool[Tensor, ""],
+        settled: bool,
     ) -> None:
-        """Add a step: raw scores and embeddings of one view; `images` counts all ranks.
+        """Add a step: raw scores, embeddings and features of one view of this rank's images.
 
-        Where `unless` holds nothing is added. Nothing here waits for the device.
+        Args, beside tensors of the step and means over all ranks:
+            images: Of all ranks.
+            unless: Where it holds nothing is added.
+            settled: Whether the loss may be compared with later ones: no ramp is under way.
         """
-        used = ~unless
+        slot = self.slot
+        used = (~unless).to(self.counts.dtype)
         # Not bincount: it waits for the device.
         winners = scores.argmax(dim=1)
-        self.counts[0].index_add_(0, winners, used.to(self.counts.dtype).expand(len(winners)))
+        self.counts[slot].index_add_(0, winners, used.expand(len(winners)))
         embeddings = embeddings.masked_fill(unless, 0)
-        self.moment[0] += embeddings.T @ embeddings
-        self.mean[0] += embeddings.sum(dim=0)
-        self.seen[0] += len(embeddings) * used
-        self.images += images * used
-        smoothed = self.loss.lerp(torch.stack([loss, torch.ones_like(loss)]), 1 - LOSS_SMOOTHING)
-        self.loss.copy_(self.loss.where(unless, smoothed))
-        full = self.images >= self._window
-        for buffer in (self.counts, self.moment, self.mean, self.seen):
-            rolled = torch.stack([torch.zeros_like(buffer[0]), buffer[0]])
-            buffer.copy_(rolled.where(full, buffer))
-        self.images *= ~full
+        self.moment[slot].addmm_(embeddings.T, embeddings)
+        self.mean[slot] += embeddings.sum(dim=0)
+        features = features.float().masked_fill(unless, 0)
+        self.feature_moment[slot].addmm_(features.T, features)
+        self.feature_mean[slot] += features.sum(dim=0)
+        self.seen[slot] += len(embeddings) * used
+        now = torch.stack([loss, code_entropy, view_agreement, torch.ones_like(loss)])
+        smoothed = self.running.lerp(now, 1 - SMOOTHING)
+        self.running.copy_(self.running.where(unless, smoothed))
+        # One that is no positive number is told by other means.
+        level = grad_norm.clamp(1e-30, 1e30).log()
+        pair = torch.stack([level, torch.ones_like(level)])
+        self.norms.copy_(self.norms.where(unless, self.norms.lerp(pair, self.norm_weights)))
+        self.images += images
+        if self.images >= self._window:
+            self._roll(settled)
+
+    def resume(self, *, slot: int, images: int) -> None:
+        """Continue a window, after the buffers are loaded. The features' begin anew."""
+        self.slot, self.images, self._cached = slot, images, None
+
+    def _roll(self, settled: bool) -> None:
+        """The full slot becomes the window, the other one is emptied."""
+        if settled:
+            loss = self.running[0] / self.running[3]
+            self.best_loss.copy_(torch.fmin(self.best_loss, loss))
+        self.slot = 1 - self.slot
+        self.images = 0
+        for buffer in (self.counts, self.moment, self.mean, self.seen, self.feature_moment,
+                       self.feature_mean):  # fmt: skip
+            buffer[self.slot].zero_()
+        self._cached = None
 
     def values(self, ranks: Ranks = SINGLE_RANK) -> HealthValues:
-        """The last full window. A collective: every rank must call it at the same step."""
-        seen = ranks.sum(self.seen[1])
-        counts, moment, mean = (
-            ranks.sum(buffer[1]).double().cpu() for buffer in (self.counts, self.moment, self.mean)
+        """The last full window and the running means.
+
+        A collective: every rank must call it at the same step. Waits for the device.
+        """
+        if self._cached is None:
+            self._cached = self._of_window(ranks)
+        loss, entropy, agreement, weight, best, *norms = torch.cat(
+            [self.running, self.best_loss[None], self.norms.flatten()]
+        ).tolist()
+        if not weight:
+            return self._cached
+        log_k = math.log(self.counts.shape[1])
+        (short, short_weight), (long, long_weight) = norms[:2], norms[2:]
+        return replace(
+            self._cached,
+            loss_ratio=loss / weight / log_k,
+            best_loss_ratio=best / log_k if math.isfinite(best) else None,
+            code_entropy_ratio=entropy / weight / log_k,
+            view_agreement_ratio=agreement / weight,
+            gradient_norm_ratio=math.exp(
+                max(min(short / short_weight - long / long_weight, 100.0), -100.0)
+            ),
         )
-        loss, weight = ranks.sum(self.loss).tolist()
-        loss_ratio = loss / weight / math.log(counts.shape[0]) if weight else None
-        total = int(seen)
-        if total == 0:
-            return HealthValues(loss_ratio=loss_ratio)
-        p = counts / counts.sum()
-        p = p[p > 0]
+
+    def _of_window(self, ranks: Ranks) -> HealthValues:
+        last = 1 - self.slot
+        (total, feature_total) = ranks.sum(self.seen[last]).tolist()
+        counts, moment, mean = (
+            ranks.sum(buffer[last]).double().cpu()
+            for buffer in (self.counts, self.moment, self.mean)
+        )
+        feature_moment, feature_mean = (
+            ranks.sum(buffer[last]) for buffer in (self.feature_moment, self.feature_mean)
+        )
+        if not total:
+            return HealthValues()
+        if feature_total:
+            self._decompose(feature_moment / feature_total, feature_mean / feature_total)
         variance = (moment.diagonal() / total - (mean / total) ** 2).clamp(min=0)
         return HealthValues(
-            images=total,
-            loss_ratio=loss_ratio,
-            usage_perplexity_ratio=float((-(p * p.log()).sum()).exp()) / counts.shape[0],
+            images=int(total),
+            usage_perplexity_ratio=perplexity(counts) / len(counts),
+            dead_prototype_ratio=float((counts == 0).double().mean()),
             effective_rank=rankme(moment),
-            embedding_std_ratio=math.sqrt(float(variance.mean()) * variance.shape[0]),
+            embedding_std_ratio=math.sqrt(float(variance.mean()) * len(variance)),
+            feature_rank=self._spectrum[0],
+            spectrum_alpha=self._spectrum[1],
         )
 
-
-def assess(
-    values: HealthValues,
-    *,
-    step: int,
-    stuck_after_steps: int,
-    num_prototypes: int,
-    embedding_dim: int,
-    recent_nonfinite: int,
-) -> Health:
-    """Verdict and findings, worst first.
-
-    Args:
-        values: Of the last full window.
-        step: Steps made.
-        stuck_after_steps: Grace at the start: before it nothing counts as collapse, nor loss =
-            log K as a finding.
-        num_prototypes: K.
-        embedding_dim: D.
-        recent_nonfinite: Updates skipped for a non-finite loss, if one was of late.
-    """
-    found: list[Finding] = []
-    past_start = step > stuck_after_steps
-    std = values.embedding_std_ratio
-    if std is not None and std < COLLAPSED_STD:
-        found.append(
-            Finding(
-                name="embedding_collapse", value=std, healthy=f"{COLLAPSED_STD} to 1, best near 1",
-                remedy="All images look alike to the encoder: stop, resume from a checkpoint that "
-                "was healthy with a lower --learner.optim.lr.",
-                collapse=past_start,
-            )
-        )  # fmt: skip
-    usage = values.usage_perplexity_ratio
-    # n images cannot use more than n prototypes.
-    lowest_usage = NARROW_USAGE * min(1.0, values.images / num_prototypes)
-    if usage is not None and usage < lowest_usage:
-        found.append(
-            Finding(
-                name="narrow_prototype_usage", value=usage, healthy=f"above {lowest_usage:.3g}",
-                remedy="Few prototypes win: raise --learner.codes.freeze-prototypes-steps, or "
-                "lower --learner.model.num-prototypes.",
-                collapse=past_start and usage * num_prototypes < 1.5,
-            )
-        )  # fmt: skip
-    rank = values.effective_rank
-    # Few prototypes need few dimensions.
-    lowest_rank = max(
-        min(2.0, embedding_dim / 4), min(LOW_RANK_SHARE * embedding_dim, num_prototypes / 4)
-    )
-    if rank is not None and rank < lowest_rank:
-        found.append(
-            Finding(
-                name="low_effective_rank", value=rank,
-                healthy=f"above {lowest_rank:.1f} of {embedding_dim} dimensions",
-                remedy="The embeddings span few dimensions: lower --learner.optim.lr, or raise "
-                "--learner.queue.length or --ingest.batch-size.",
-            )
-        )  # fmt: skip
-    loss_ratio = values.loss_ratio
-    if loss_ratio is not None and past_start and loss_ratio > STUCK_RATIO:
-        found.append(
-            Finding(
-                name="stuck_at_log_k", value=loss_ratio, healthy="0.37 to 0.9 after the start",
-                remedy="The codes are too soft to follow: lower --learner.codes.epsilon.start "
-                "(0.01 to 0.015 for small models), or raise "
-                "--learner.codes.freeze-prototypes-steps, or lower --learner.optim.lr.",
-            )
-        )  # fmt: skip
-    if recent_nonfinite:
-        found.append(
-            Finding(
-                name="nonfinite_steps", value=float(recent_nonfinite), healthy="0",
-                remedy="The loss was NaN or infinite: lower --learner.optim.lr, lengthen "
-                "--learner.schedule.warmup-steps, or set --learner.autocast off.",
-            )
-        )  # fmt: skip
-    found.sort(key=lambda finding: not finding.collapse)
-    if found:
-        collapsed = found[0].collapse
-        return Health(verdict="collapsed" if collapsed else "degraded", findings=tuple(found))
-    return Health(verdict="ok" if usage is not None else "unknown")
+    def _decompose(self, moment: Float[Tensor, "F F"], mean: Float[Tensor, " F"]) -> None:
+        """Spectrum of the features, unless it would take too much of the time: 0.6 s at F 2048."""
+        begun = time.monotonic()
+        if begun - self._eigen_end < self._eigen_pause:
+            return
+        covariance = (moment - torch.outer(mean, mean)).double().cpu()
+        eigenvalues = torch.linalg.eigvalsh(covariance)
+        self._spectrum = _rank_of(eigenvalues), spectrum_alpha(eigenvalues)
+        self._eigen_end = time.monotonic()
+        self._eigen_pause = (self._eigen_end - begun) / EIGEN_SHARE

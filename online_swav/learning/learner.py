@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from online_swav.learning.adjustments import Adjustments
 from online_swav.learning.augment import PhotometricAugment
 from online_swav.learning.compilation import compiled
 from online_swav.learning.config import LearnerConfig
 from online_swav.learning.feature_queue import FeatureQueue
-from online_swav.learning.findings import Health
-from online_swav.learning.health import HealthMonitor, HealthValues, assess
+from online_swav.learning.findings import Health, HealthValues
 from online_swav.learning.idle import IdleTime
 from online_swav.learning.loss import swapped_prediction_loss
 from online_swav.learning.model import SwavModel
@@ -28,6 +28,7 @@ from online_swav.learning.schedule import learning_rate, ramp
 from online_swav.learning.sinkhorn import check_scores, sinkhorn
 from online_swav.learning.state import require_same_layout
 from online_swav.learning.upload import Upload
+from online_swav.learning.vitals import StepTensors, Vitals
 
 __all__ = ["Learner", "NonFiniteLossError", "StepReport"]
 
@@ -104,11 +105,11 @@ class Learner:
             blur_p=augment.blur_p, blur_sigma=augment.blur_sigma, mean=augment.mean,
             std=augment.std, compile=compile,
         )  # fmt: skip
-        self._monitor = HealthMonitor(
-            num_prototypes=config.model.num_prototypes, embedding_dim=config.model.embedding_dim,
-            window_images=config.health.window_images,
-        ).to(self.device)  # fmt: skip
+        self._vitals = Vitals(config, feature_dim=self.model.feature_dim, ranks=ranks,
+                              device=self.device, encode=self._encode)  # fmt: skip
         self._checked_scores = False
+        self.adjustments = Adjustments()
+        """What the run has changed of its recipe; set it on every rank alike."""
         self.step_count = 0
         """Steps made, skipped ones included: claims are keyed by it."""
         self.samples_seen = 0
@@ -167,9 +168,9 @@ class Learner:
                 f"the first crop family has {crops[0].shape[0]} view; the codes need {NUM_ASSIGNED}"
             )
         config = self.config
-        epsilon = ramp(self.step_count, config.codes.epsilon)
+        epsilon = ramp(self.step_count, config.codes.epsilon) * self.adjustments.epsilon_factor
         temperature = ramp(self.step_count, config.codes.temperature)
-        lr = learning_rate(self.step_count, peak_lr=config.optim.lr, config=config.schedule)
+        lr = self._rate()
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
@@ -186,14 +187,21 @@ class Learner:
             ):
                 # A compiled network is made for sizes; none is made for an empty batch.
                 network = self._network if count else self._plain_network
-                embeddings, scores = network(families)
+                features, embeddings, scores = network(families)
         if not self._checked_scores and count:
-            check_scores(scores)
+            # NaN in a first step is a broken recipe; later it is a step to be skipped.
+            fresh = self.step_count == 0 and self.adjustments == Adjustments()
+            if fresh or scores.detach().isfinite().all():
+                check_scores(scores)
             self._checked_scores = True
         assigned = embeddings[:NUM_ASSIGNED].detach()
-        codes = self._codes(scores[:NUM_ASSIGNED].detach(), epsilon=epsilon)
-        loss = swapped_prediction_loss(scores, codes, temperature=temperature)
         share = count / max(total, 1)
+        rows = self._code_rows(scores[:NUM_ASSIGNED].detach())
+        all_codes = self._codes(rows, epsilon=epsilon)
+        codes = all_codes[:, :count]
+        loss = swapped_prediction_loss(scores, codes, temperature=temperature)
+        if self._vitals.inspection.due(self.step_count):
+            self._inspect_codes(all_codes, scores, loss, epsilon, temperature, share)
         grad_norm = self._backward(loss, share=share)
         loss = loss.detach()
 
@@ -207,7 +215,15 @@ class Learner:
         statistics.restore(where=skip if count else torch.ones_like(skip))
         self._nonfinite.record(self.step_count, skip)
         self._update(assigned, unless=skip)
-        self._monitor.update(scores[0].detach(), assigned[0], loss, images=total, unless=skip)
+        left = StepTensors(
+            images=families[0][0], features=features[0].detach(), embeddings=assigned[0],
+            scores=scores[0].detach(), loss=loss, code_entropy=code_entropy,
+            view_agreement=view_agreement, grad_norm=grad_norm, skipped=skip,
+        )  # fmt: skip
+        self._vitals.measure(
+            self.step_count, left, images=total, queue=self._queue,
+            prototypes=self.model.prototypes.weight.detach().float(),
+        )  # fmt: skip
         self._idle.step_ended()
         self.step_count += 1
         self.samples_seen += total
@@ -220,21 +236,23 @@ class Learner:
         )  # fmt: skip
 
     def health_values(self) -> HealthValues:
-        """The last full window. A collective: every rank must call it at the same step."""
-        return self._monitor.values(self._ranks)
+        """What health rests on. A collective: every rank must call it at the same step.
 
-    def health(self) -> Health:
-        """Verdict and findings. A collective, as `health_values`; waits for the device."""
-        model = self.config.model
+        Waits for the device.
+        """
+        return self._vitals.values(self.step_count, self._queue)
+
+    def health(self, values: HealthValues | None = None) -> Health:
+        """Verdict and findings; what was found at earlier calls counts too.
+
+        Args:
+            values: Of `health_values` at this step; without it a collective, as that is.
+        """
         self._nonfinite.settle()
-        return assess(
-            self.health_values(),
-            step=self.step_count,
-            stuck_after_steps=self.config.health.stuck_after_steps,
-            num_prototypes=model.num_prototypes,
-            embedding_dim=model.embedding_dim,
+        return self._vitals.judge(
+            values or self.health_values(), step=self.step_count, lr=self._rate(),
             recent_nonfinite=self._nonfinite.recent(self.step_count),
-        )
+        )  # fmt: skip
 
     # -- parts of a step -----------------------------------------------------------------------
 
@@ -252,16 +270,19 @@ class Learner:
         images = images.contiguous(memory_format=self._memory_format)
         return images.view(family.shape)
 
-    def _codes(self, scores: Float[Tensor, "A B K"], *, epsilon: float) -> Float[Tensor, "A B K"]:
-        """Codes of the assigned views, each by its own Sinkhorn over batch and queue."""
-        rows = scores
-        if self._queue.full:
-            share = self._queue.share(rank=self._ranks.rank, size=self._ranks.size)
-            prototypes = self.model.prototypes.weight.detach().float()
-            rows = torch.cat([scores, share @ prototypes.T], dim=1)
+    def _code_rows(self, scores: Float[Tensor, "A B K"]) -> Float[Tensor, "A N K"]:
+        """Scores of the batch, then those of this rank's share of the queue if it counts."""
+        if not self._queue.full:
+            return scores
+        share = self._queue.share(rank=self._ranks.rank, size=self._ranks.size)
+        prototypes = self.model.prototypes.weight.detach().float()
+        return torch.cat([scores, share @ prototypes.T], dim=1)
+
+    def _codes(self, rows: Float[Tensor, "A N K"], *, epsilon: float) -> Float[Tensor, "A N K"]:
+        """Codes of all rows, each assigned view by its own Sinkhorn."""
         codes = [
             sinkhorn(view, epsilon=epsilon, iterations=self.config.codes.iterations,
-                     ranks=self._ranks)[: scores.shape[1]]
+                     ranks=self._ranks)
             for view in rows
         ]  # fmt: skip
         return torch.stack(codes)
@@ -285,7 +306,8 @@ class Learner:
             self.model.normalize_prototypes(unless=unless)
         if self._queue.length and self.step_count >= self.config.queue.start_step:
             filled = self._queue.filled
-            self._queue.push(self._ranks.gather(assigned, 1), unless=unless)
+            gathered = self._ranks.gather(assigned, 1)
+            self._queue.push(gathered, step=self.step_count, unless=unless)
             if filled < self._queue.length:
                 self._nonfinite.settle()
                 if self._nonfinite.in_a_row:
@@ -293,7 +315,41 @@ class Learner:
 
     @property
     def _prototypes_frozen(self) -> bool:
-        return self.step_count < self.config.codes.freeze_prototypes_steps
+        frozen_until = self.adjustments.frozen_until_step
+        return self.step_count < max(self.config.codes.freeze_prototypes_steps, frozen_until)
+
+    def _rate(self) -> float:
+        """The rate of the update that completes the next step."""
+        config = self.config
+        rate = learning_rate(self.step_count, peak_lr=config.optim.lr, config=config.schedule)
+        return rate * self.adjustments.lr_factor
+
+    # -- health --------------------------------------------------------------------------------
+
+    def _encode(
+        self, images: Float[Tensor, "b 3 s s"]
+    ) -> tuple[Float[Tensor, "b D"], Float[Tensor, "b K"]]:
+        """Embeddings and scores in eval mode."""
+        self.model.eval()
+        with torch.no_grad(), torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.config.autocast == "bf16"
+        ):  # fmt: skip
+            _, embeddings, scores = self.model([images.unsqueeze(0)])
+        self.model.train()
+        return embeddings[0], scores[0]
+
+    def _inspect_codes(
+        self, all_codes: Float[Tensor, "A N K"], scores: Float[Tensor, "V B K"],
+        loss: Float[Tensor, ""], epsilon: float, temperature: float, share: float,
+    ) -> None:  # fmt: skip
+        """The marginals, and what the queue does to the loss."""
+        with_queue = alone = None
+        if self._queue.full:
+            scores = scores.detach()
+            codes = self._codes(scores[:NUM_ASSIGNED], epsilon=epsilon)
+            alone = share * swapped_prediction_loss(scores, codes, temperature=temperature)
+            with_queue = share * loss.detach()
+        self._vitals.inspection.record_codes(all_codes, with_queue=with_queue, alone=alone)
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -310,7 +366,7 @@ class Learner:
                 "state": self._optimizer.state_dict()["state"],
             },
             "queue": self._queue.state_dict(),
-            "monitor": self._monitor.state_dict(),
+            "vitals": self._vitals.state_dict(),
             "counters": {
                 "step_count": self.step_count,
                 "samples_seen": self.samples_seen,
@@ -331,7 +387,7 @@ class Learner:
         require_same_layout("state", own, state)
         self.model.load_state_dict(state["model"])
         self._queue.load_state_dict(state["queue"])
-        self._monitor.load_state_dict(state["monitor"])
+        self._vitals.load_state_dict(state["vitals"])
         load_moments(self._optimizer, state["optimizer"]["state"])
         counters = state["counters"]
         self.step_count = int(counters["step_count"])

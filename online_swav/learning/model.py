@@ -113,8 +113,8 @@ class SwavModel(nn.Module):
 
     def forward(
         self, families: Sequence[Float[Tensor, "_ B 3 _ _"]]
-    ) -> tuple[Float[Tensor, "V B D"], Float[Tensor, "V B K"]]:
-        """Embeddings of unit norm and their cosines to the prototypes, for all V views.
+    ) -> tuple[Float[Tensor, "V B F"], Float[Tensor, "V B D"], Float[Tensor, "V B K"]]:
+        """Features, embeddings of unit norm and their cosines to the prototypes, for all V views.
 
         A family is [v, B, 3, s, s], of its own v and s; V is the sum of all v.
         One backbone pass per crop family (batch norm sees one resolution at a time), one head pass
@@ -127,4 +127,9 @@ class SwavModel(nn.Module):
             embeddings = F.normalize(projected.float(), dim=1)
             scores = F.linear(embeddings, self.prototypes.weight.float())
         views = sum(family.shape[0] for family in families)  # a batch may be empty
-        return embeddings.unflatten(0, (views, batch)), scores.unflatten(0, (views, batch))
+        by_view = (views, batch)
+        return (
+            features.unflatten(0, by_view),
+            embeddings.unflatten(0, by_view),
+            scores.unflatten(0, by_view),
+        )

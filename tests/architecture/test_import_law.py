@@ -16,6 +16,9 @@ LAW = [
     ("streams.reader_processes", ["ray", "online_swav"]),
     ("streams.actors", ["online_swav", "torch"]),
     ("online_swav.console", ["torch", "ray"]),  # sets up logging in every actor
+    ("online_swav.preflight.checks", ["torch", "ray"]),
+    ("online_swav.preflight.reading", ["torch", "ray", "pydantic"]),
+    ("online_swav.sinks", ["torch", "ray", "tensorboard", "wandb", "mlflow"]),
     ("online_swav.inprocess", ["ray"]),
     ("online_swav.trainer", ["ray", "online_swav.evaluation"]),
 ]  # fmt: skip

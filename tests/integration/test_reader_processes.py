@@ -1,5 +1,6 @@
 """Several readers without Ray: every image once, whoever dies, and nobody is left behind."""
 
+import collections
 import dataclasses
 import multiprocessing
 import os
@@ -17,8 +18,10 @@ from online_swav.config import to_yaml
 from online_swav.inprocess import RecordingDesk, train_in_process
 from streams.errors import LedgerError, ReaderError
 from streams.ledger import Ledger
+from streams.pack import write_shard
 from streams.reader_processes import Readers
 from streams.reader_worker import ReaderConfig
+from streams.testing import jpeg_bytes, shard_of
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
@@ -127,6 +130,36 @@ def test_a_script_without_a_main_guard_is_told_so(two_readers, tmp_path):
 def told(config, tmp_path):
     return ReaderConfig(families=config.crops, ingest=config.ingest, generation=0, seed=0,
                         quarantine=tmp_path / "quarantine")  # fmt: skip
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_a_batch_tells_of_its_images_across_the_pipe(two_readers, tmp_path, actors):
+    """What each cost, and that each shard holds its ten pictures twice."""
+    (tmp_path / "twice").mkdir()
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for shard in range(2):
+        path = tmp_path / "twice" / f"{shard}.tar"
+        pictures = [jpeg_bytes(10 * shard + number) for number in range(10)] * 2
+        write_shard(path, [(str(i), {"jpg": data}) for i, data in enumerate(pictures)])
+        ledger.add([shard_of(path)])
+    ingest = dataclasses.replace(two_readers.ingest, actors=actors, batch_size=8)
+    ahead = Readers(ledger, told(dataclasses.replace(two_readers, ingest=ingest), tmp_path))
+    costs, flagged, deadline = [], collections.Counter(), time.monotonic() + 60
+    try:
+        while len(costs) < 40:
+            assert time.monotonic() < deadline
+            batch = ahead.next_batch(flush=True)
+            if batch is None:
+                continue
+            costs += batch.decode_s
+            for origin, flag in zip(batch.origins, batch.near_duplicates, strict=True):
+                flagged[origin.sample.shard_id, origin.sample.index % 10] += flag
+    finally:
+        ahead.close()
+        ledger.close()
+    assert len(costs) == 40
+    assert min(costs) > 0
+    assert list(flagged.values()) == [1] * 20
 
 
 @pytest.mark.parametrize("actors", [1, 2])

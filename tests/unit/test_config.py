@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from online_swav.config import RunConfig, differences, digest, load_yaml, to_yaml, warnings
+from online_swav.config import RunConfig, differences, digest, load_yaml, to_yaml
 from online_swav.errors import ConfigError
 from online_swav.presets import PRESETS, preset
 
@@ -67,10 +67,3 @@ def test_only_options_that_decide_the_weights_differ():
     other = dataclasses.replace(one, learner=dataclasses.replace(one.learner, codes=codes), seed=3)
     assert differences(one, other) == ["learner.codes.iterations: 3 -> 9", "seed: 0 -> 3"]
     assert digest(one) != digest(other)
-
-
-def test_a_recipe_that_cannot_work_is_warned_of_with_numbers():
-    (warning,) = warnings(RunConfig())
-    assert "(64 + 0) / 3000 = 0.02" in warning
-    assert warnings(preset("swav-800ep-4096")) == []
-    assert warnings(preset("swav-bs256")) == []

@@ -17,7 +17,7 @@ from online_swav.console import (
     status_json,
     summary_lines,
 )
-from online_swav.learning.findings import Health
+from online_swav.learning.findings import Finding, Health
 from streams.counts import SourceCounts
 
 
@@ -39,7 +39,29 @@ def test_findings_stand_in_words_with_their_remedy():
     unwell = learner(health=Health(verdict="degraded", findings=(FINDING,)))
     text = " ".join(render(status(learner=unwell)).replace("│", "").split())
     assert "degraded" in text
-    assert "stuck at log k: 0.99 (healthy: 0.37 to 0.9). Lower --learner.codes.epsilon" in text
+    assert "! stuck at log K: 0.99 (healthy: 0.37 to 0.9). Lower --learner.codes.epsilon" in text
+
+
+def test_findings_of_the_run_stand_beside_those_of_the_learner_with_how_long():
+    lagging = Finding(name="lagging", value=7200.0, healthy="under 3600 s", remedy="Read faster.",
+                      since=100.0, since_step=800, subject="cam")  # fmt: skip
+    snapshot = status(findings=(lagging,))
+    text = " ".join(render(snapshot).replace("│", "").split())
+    words = "lagging of cam: 7,200 (healthy: under 3600 s) for 15 min, since step 800. Read faster"
+    assert "degraded" in text
+    assert words in text
+    assert "health=degraded finding=lagging:cam" in plain_line(snapshot, 1000.0)
+    assert "lagging of cam" in "\n".join(summary_lines(snapshot, "/run"))
+    early = status(findings=(lagging,), learner=None, learner_up=False)
+    assert "Read faster" in render(early), "before the learner's first report too"
+
+
+def test_what_the_run_did_by_itself_is_counted():
+    helped = status(learner=learner(actions={"skip": 4, "rollback": 1, "rate": 0}))
+    assert "4 skip 1 rollback (by itself" in " ".join(render(helped).split())
+    assert "acted_skip=4 acted_rollback=1 " in plain_line(helped, 1000.0)
+    assert "acted by itself: 4 skip, 1 rollback" in "\n".join(summary_lines(helped, "/run"))
+    assert "by itself" not in render(status(learner=learner(actions={"skip": 0})))
 
 
 def test_before_the_first_report_it_says_so():

@@ -6,50 +6,153 @@ import math
 import socket
 import urllib.error
 import urllib.request
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_page
 from prometheus_client.parser import text_string_to_metric_families
-from status_example import FINDING, learner, status
+from status_example import FINDING, SIGNS, learner, status
 
 from online_swav.errors import MetricsPortError
+from online_swav.events import ACTION_KINDS
 from online_swav.learning.findings import FINDING_NAMES, VERDICTS, Health
 from online_swav.metrics import METRICS, PREFIX
-from online_swav.metrics_server import StatusCollector, healthy, serve_metrics
+from online_swav.metrics_collector import StatusCollector
+from online_swav.metrics_server import healthy, serve_metrics
+from online_swav.metrics_table import table
+from online_swav.status import HISTOGRAMS
 from streams.counts import SHARD_STATES, SourceCounts
 from streams.shard import DROP_REASONS
 
+ROOT = Path(__file__).parents[2]
+GAUGES = [spec for spec in METRICS if spec.kind == "gauge"]
 
-def scrape(snapshot):
+
+def page(snapshot):
     registry = CollectorRegistry()
     registry.register(StatusCollector(lambda: snapshot))
-    text = generate_latest(registry).decode()
+    return generate_latest(registry).decode()
+
+
+def scrape(snapshot):
+    """Values by name and labels, without prefix and the run's label."""
     return {
-        (sample.name.removeprefix(PREFIX), *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
+        (sample.name.removeprefix(PREFIX),
+         *(value for label, value in sample.labels.items() if label != "run")): sample.value
+        for family in text_string_to_metric_families(page(snapshot))
         for sample in family.samples
-    }
+    }  # fmt: skip
 
 
-def test_names_follow_the_conventions():
-    names = [spec.name for spec in METRICS]
-    assert len(set(names)) == len(names)
+def lines(snapshot):
+    """The page but for what is measured while it is made."""
+    return [line for line in page(snapshot).splitlines() if "exporter_collect" not in line]
+
+
+def names(found):
+    return {key[0] for key in found}
+
+
+def test_names_and_units_follow_the_conventions():
+    assert len({spec.name for spec in METRICS}) == len(METRICS)
     for spec in METRICS:
         assert spec.name == spec.name.lower()
-        assert spec.help.endswith(".")
-        for unit in ("_ms", "_kb", "_mb", "_percent", "_s"):
-            assert not spec.name.endswith(unit), spec.name
-        assert not spec.name.endswith("_total"), "the client adds it to counters"
+        assert spec.meaning.endswith(".")
+        assert spec.name.endswith("_total") is (spec.kind == "counter"), spec.name
+        assert spec.name.endswith("_info") is (spec.kind == "info"), spec.name
+        assert ("_seconds" in spec.name) is (spec.unit in ("seconds", "unix seconds")), spec.name
+        assert ("_timestamp_" in spec.name) is (spec.unit == "unix seconds"), spec.name
+        assert ("_bytes" in spec.name) is (spec.unit == "bytes"), spec.name
+        assert ("_ratio" in spec.name) is (spec.unit == "ratio"), spec.name
+    assert {s.name for s in METRICS if s.kind == "histogram"} == HISTOGRAMS.keys()
+
+
+def test_the_page_has_every_family_and_every_sample_names_its_run():
+    families = {f.name: f for f in text_string_to_metric_families(page(status()))}
+    for spec in METRICS:
+        name = spec.name.removesuffix("_total") if spec.kind == "counter" else spec.name
+        samples = families.pop(PREFIX + name).samples
+        assert samples, f"{spec.name}: the example status must fill it"
+        for sample in samples:
+            assert sample.labels.keys() - {"le"} == {"run", *spec.labels}
+            assert sample.labels["run"] == "demo"
+        for label, closed in spec.labels.items():
+            found = [sample.labels[label] for sample in samples]
+            assert not closed or set(found) == set(closed), "each of a closed set, and no other"
+    assert families == {}
+
+
+def test_the_page_is_also_valid_openmetrics():
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(status))
+    families = openmetrics.text_string_to_metric_families(openmetrics_page(registry).decode())
+    kinds = {family.name: family.type for family in families}
+    assert kinds[PREFIX + "build"] == "info"
+    assert kinds[PREFIX + "step_duration_seconds"] == "histogram"
 
 
 def test_values_come_from_the_snapshot():
     found = scrape(status())
     assert found["loss_ratio",] == 0.7
+    assert found["effective_rank",] == 40
+    assert found["queue_age_steps", "max"] == 60
     assert found["shards", "cam", "done"] == 3
     assert found["images_trained", "cam"] == 28
     assert found["probe_accuracy_ratio", "knn"] == 0.5
     assert found["health_state", "ok"] == 1
     assert found["source_errors_total", "cam"] == 1
+    assert found["actions_total", "skip"] == 1
+    assert found["phase_seconds_total", "wait"] == 3
+    assert 0 < found["exporter_collect_duration_seconds",] < 10
+
+
+def test_the_versions_are_those_installed():
+    (line,) = [x for x in page(status()).splitlines() if x.startswith("online_swav_build_info{")]
+    for package, label in (("torch", "torch"), ("ray", "ray"), ("online-swav", "version")):
+        assert f'{label}="{version(package)}"' in line
+
+
+def test_histograms_are_cumulative():
+    found = scrape(status())
+    bounds = HISTOGRAMS["batch_wait_seconds"]
+    counts = [found["batch_wait_seconds_bucket", f"{bound:g}"] for bound in bounds]
+    assert counts == [1, 1, 1, *[2] * (len(bounds) - 4), 2]
+    assert found["batch_wait_seconds_bucket", "+Inf"] == 3
+    assert found["batch_wait_seconds_count",] == 3
+    assert found["batch_wait_seconds_sum",] == pytest.approx(bounds[0] + bounds[3] + 2 * bounds[-1])
+
+
+NOT_EXPORTED = {
+    "learner.step_s": "the mean of step_duration_seconds",
+    "learner.embedding_std_ratio": "the window's is: the verdict rests on it",
+    "signs.loss_ratio": "smoothed; the step's is, Prometheus smooths by itself",
+    "signs.code_entropy_ratio": "likewise",
+    "signs.view_agreement_ratio": "likewise",
+}
+PARTS = {
+    "learner": (lambda part: status(learner=part), learner()),
+    "signs": (lambda part: status(learner=learner(signs=part)), SIGNS),
+    "source": (lambda part: status(sources={"cam": part}), status().sources["cam"]),
+    "checkpoint": (lambda part: status(checkpoint=part), status().checkpoint),
+    "run": (lambda part: part, status()),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_number_of_the_contract_is_on_the_page(part):
+    make, value = PARTS[part]
+    hidden = []
+    for field in dataclasses.fields(value):
+        number = getattr(value, field.name)
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            continue
+        changed = dataclasses.replace(value, **{field.name: 2 * number + 1})
+        if lines(make(changed)) == lines(make(value)):
+            hidden.append(f"{part}.{field.name}")
+    assert hidden == [name for name in NOT_EXPORTED if name.startswith(f"{part}.")]
 
 
 def test_every_value_of_a_closed_label_set_is_there_from_the_start():
@@ -62,11 +165,44 @@ def test_every_value_of_a_closed_label_set_is_there_from_the_start():
     assert scrape(status(source_errors={}))["source_errors_total", "cam"] == 0
 
 
-def test_a_dead_learner_is_said_to_be_down_and_its_numbers_are_withheld():
-    found = scrape(status(learner_up=False))
-    assert found["learner_up",] == 0
-    assert ("loss_ratio",) not in found
-    assert found["health_state", "unknown"] == 1
+def test_what_the_run_did_in_all_its_processes_is_absent_before_it_is_known():
+    assert "actions_total" not in names(scrape(status(learner=None, learner_up=False)))
+    found = scrape(status(learner=learner(actions={})))
+    assert [found["actions_total", kind] for kind in ACTION_KINDS] == [0] * len(ACTION_KINDS)
+
+
+def test_a_dead_learner_is_said_to_be_down_and_its_gauges_are_withheld():
+    alive, dead = scrape(status()), scrape(status(learner_up=False))
+    assert dead["learner_up",] == 0
+    assert dead["health_state", "unknown"] == 1
+    withheld = names(alive) - names(dead)
+    assert {"loss_ratio", "effective_rank", "learning_rate", "data_age_seconds"} <= withheld
+    assert withheld <= {spec.name for spec in GAUGES}
+    for kept in (("actions_total", "skip"), ("step_duration_seconds_count",),
+                 ("phase_seconds_total", "step"), ("refused_images_total",)):  # fmt: skip
+        assert dead[kept] == alive[kept], "counters and histograms keep their last values"
+
+
+def test_a_dead_learner_takes_its_findings_along_but_not_those_of_the_run():
+    unwell = learner(health=Health(verdict="degraded", findings=(FINDING,)))
+    disk = dataclasses.replace(FINDING, name="disk_filling")
+    found = scrape(status(learner=unwell, learner_up=False, findings=(disk,)))
+    assert found["finding_active", "disk_filling"] == 1
+    assert found["finding_active", "stuck_at_log_k"] == 0
+    assert found["health_state", "degraded"] == 1
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed"])
+def test_the_last_verdict_of_a_run_that_ended_stands(state):
+    found = scrape(status(learner=COLLAPSED, learner_up=False, state=state))
+    assert found["health_state", "collapsed"] == 1
+    assert found["finding_active", "stuck_at_log_k"] == 1
+
+
+def test_the_document_is_made_of_the_table():
+    assert (ROOT / "docs/metrics.md").read_text() == table(), (
+        "run: python -m online_swav.metrics_table > docs/metrics.md"
+    )
 
 
 def test_nan_is_shown_as_nan():
@@ -75,7 +211,7 @@ def test_nan_is_shown_as_nan():
 
 
 def test_a_run_folder_that_is_no_utf8_does_not_break_the_page():
-    assert scrape(status(run="a\udcff"))["run_info", "abc", "a?"] == 1
+    assert 'online_swav_run_info{config_digest="abc",run="a?"} 1' in page(status(run="a\udcff"))
 
 
 PAUSED = status(sources={"cam": SourceCounts(bad_ratio=0.4, paused="8 of its last 20 samples"),
@@ -126,7 +262,7 @@ def test_the_server_answers_its_pages_and_no_other():
     current = [status()]
     server = serve_metrics(lambda: current[0], host="127.0.0.1", port=0)
     try:
-        assert "online_swav_loss_ratio 0.7" in get(server.port, "/metrics")[1]
+        assert 'online_swav_loss_ratio{run="demo"} 0.7' in get(server.port, "/metrics")[1]
         assert get(server.port, "/healthz") == (
             200, '{"ok": true, "state": "training", "reasons": []}\n'
         )  # fmt: skip

@@ -1,58 +1,38 @@
-"""Healthy runs raise no finding; made failures raise theirs."""
+"""The window and the running means: what they measure, and what a skipped step adds to them."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from online_swav.learning.findings import FINDING_NAMES
-from online_swav.learning.health import HealthMonitor, HealthValues, assess, rankme
+from online_swav.learning.findings import HealthValues
+from online_swav.learning.health import HealthMonitor, perplexity, rankme, spectrum_alpha
 
-K, D = 50, 32
+K, D, FEATURES = 50, 32, 64
 NEVER = torch.tensor(False)
 
 
-def window(embeddings, *, num_prototypes=K, loss_ratio=0.6):
-    """Values of one full window of these embeddings."""
+def spread(num=1000, dim=D, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(num, dim, generator=generator), dim=1)
+
+
+def monitor(window_images, num_prototypes=K):
+    return HealthMonitor(num_prototypes=num_prototypes, embedding_dim=D, feature_dim=FEATURES,
+                         window_images=window_images)  # fmt: skip
+
+
+def add(target, embeddings, *, loss=1.0, norm=2.0, unless=NEVER, settled=True, features=None):
     generator = torch.Generator().manual_seed(9)
-    prototypes = F.normalize(torch.randn(num_prototypes, D, generator=generator), dim=1)
-    monitor = HealthMonitor(
-        num_prototypes=num_prototypes, embedding_dim=D, window_images=len(embeddings)
-    )
-    loss = torch.tensor(loss_ratio * math.log(num_prototypes))
-    for part in embeddings.split(100):
-        monitor.update(part @ prototypes.T, part, loss, images=len(part), unless=NEVER)
-    return monitor.values()
-
-
-def test_a_skipped_step_adds_nothing():
-    monitor = HealthMonitor(num_prototypes=K, embedding_dim=D, window_images=200)
-    part, loss = spread(100), torch.tensor(1.0)
-    monitor.update(part @ torch.ones(D, K), part, loss, images=100, unless=NEVER)
-    before = {name: value.clone() for name, value in monitor.state_dict().items()}
-    bad = torch.full((100, D), math.nan)
-    monitor.update(bad @ torch.ones(D, K), bad, torch.tensor(math.nan), images=100, unless=~NEVER)
-    for name, value in monitor.state_dict().items():
-        assert torch.equal(value, before[name]), name
-
-
-def judge(values, *, step=1000, num_prototypes=K, recent_nonfinite=0):
-    return assess(values, step=step, stuck_after_steps=500, num_prototypes=num_prototypes,
-                  embedding_dim=D, recent_nonfinite=recent_nonfinite)  # fmt: skip
-
-
-def names(health):
-    return [finding.name for finding in health.findings]
-
-
-def spread(num=1000):
-    return F.normalize(torch.randn(num, D, generator=torch.Generator().manual_seed(0)), dim=1)
-
-
-def collapsed(num=1000):
-    noise = torch.randn(num, D, generator=torch.Generator().manual_seed(0))
-    return F.normalize(torch.ones(D) + 0.01 * noise, dim=1)
+    prototypes = F.normalize(torch.randn(target.counts.shape[1], D, generator=generator), dim=1)
+    target.update(
+        embeddings @ prototypes.T, embeddings,
+        spread(len(embeddings), FEATURES) if features is None else features,
+        loss=torch.tensor(loss), code_entropy=torch.tensor(0.5), view_agreement=torch.tensor(0.4),
+        grad_norm=torch.tensor(norm), images=len(embeddings), unless=unless, settled=settled,
+    )  # fmt: skip
 
 
 def test_rankme_of_the_second_moment_equals_its_svd_form():
@@ -64,78 +44,120 @@ def test_rankme_of_the_second_moment_equals_its_svd_form():
     assert rankme(torch.zeros(4, 4)) == 0.0
 
 
-def test_a_window_measures_usage_spread_and_rank():
-    values = window(spread())
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_alpha_is_the_decay_of_a_power_law(alpha):
+    eigenvalues = torch.arange(1, 65, dtype=torch.float64).pow(-alpha).flip(0)
+    assert spectrum_alpha(eigenvalues) == pytest.approx(alpha)
+    assert spectrum_alpha(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)) is None
+
+
+def test_perplexity_counts_what_is_used():
+    assert perplexity(torch.tensor([3.0, 3.0, 0.0, 3.0])) == pytest.approx(3)
+    assert perplexity(torch.zeros(4)) == 0.0
+
+
+def test_a_window_measures_usage_spread_and_ranks():
+    target = monitor(1000)
+    for part in spread().split(100):
+        add(target, part, loss=0.6 * math.log(K))
+    values = target.values()
     assert values.images == 1000
     assert values.usage_perplexity_ratio > 0.8
+    assert values.dead_prototype_ratio == 0
     assert values.effective_rank > 0.95 * D
     assert values.embedding_std_ratio == pytest.approx(1, abs=0.02)
+    assert 0.8 * FEATURES < values.feature_rank <= FEATURES
+    assert 0 < values.spectrum_alpha < 2
     assert values.loss_ratio == pytest.approx(0.6)
+    assert values.best_loss_ratio == pytest.approx(0.6)
+    assert values.code_entropy_ratio == pytest.approx(0.5 / math.log(K))
+    assert values.view_agreement_ratio == pytest.approx(0.4)
+    assert values.gradient_norm_ratio == pytest.approx(1)
 
 
-def test_before_the_first_window_the_verdict_is_unknown():
-    monitor = HealthMonitor(num_prototypes=K, embedding_dim=D, window_images=1000)
-    assert monitor.values() == HealthValues()
-    part = spread(100)
-    monitor.update(torch.rand(100, K), part, torch.tensor(3.0), images=100, unless=NEVER)
-    values = monitor.values()
+def test_a_window_of_one_direction_is_narrow_and_flat():
+    target = monitor(100)
+    noise = torch.randn(100, D, generator=torch.Generator().manual_seed(0))
+    add(target, F.normalize(torch.ones(D) + 0.01 * noise, dim=1))
+    values = target.values()
+    assert values.usage_perplexity_ratio * K < 1.5
+    assert values.dead_prototype_ratio >= (K - 2) / K
+    assert values.embedding_std_ratio < 0.1
+    assert values.effective_rank < 6
+
+
+def test_before_the_first_window_only_running_means_are_known():
+    target = monitor(1000)
+    assert target.values() == HealthValues()
+    add(target, spread(100), loss=3.0)
+    values = target.values()
     assert values.usage_perplexity_ratio is None
+    assert values.best_loss_ratio is None
     assert values.loss_ratio == pytest.approx(3 / math.log(K))
-    assert judge(values, step=1).verdict == "unknown"
 
 
-@pytest.mark.parametrize("num_prototypes", [4, 8, 64, 300])
-def test_healthy_embeddings_raise_no_finding_for_any_k(num_prototypes):
-    values = window(spread(), num_prototypes=num_prototypes)
-    health = judge(values, num_prototypes=num_prototypes)
-    assert health.verdict == "ok"
-    assert health.findings == ()
+def test_a_skipped_step_adds_nothing_but_time():
+    target = monitor(200)
+    add(target, spread(100))
+    before = {name: value.clone() for name, value in target.named_buffers()}
+    bad = torch.full((100, D), math.nan)
+    target.update(
+        bad @ torch.ones(D, K), bad, torch.full((100, FEATURES), math.inf),
+        loss=torch.tensor(math.nan), code_entropy=torch.tensor(math.nan),
+        view_agreement=torch.tensor(math.nan), grad_norm=torch.tensor(math.nan),
+        images=50, unless=~NEVER, settled=True,
+    )  # fmt: skip
+    for name, value in target.named_buffers():
+        assert torch.equal(value, before[name]), name
+    assert target.images == 150
 
 
-def test_more_prototypes_than_images_in_the_window_are_no_finding():
-    values = window(spread(100), num_prototypes=3000)
-    assert values.usage_perplexity_ratio < 0.1
-    assert judge(values, num_prototypes=3000).verdict == "ok"
+def test_windows_follow_each_other_and_do_not_mix():
+    target = monitor(100)
+    add(target, spread(100))
+    assert target.values().effective_rank > 20
+    line = torch.zeros(50, D)
+    line[:, 0] = 1
+    add(target, line)
+    assert target.values().effective_rank > 20  # not full yet
+    add(target, line)
+    assert target.values().effective_rank == pytest.approx(1)
+    assert target.values().images == 100
 
 
-def test_a_collapsed_encoder_is_called_so_after_the_start():
-    values = window(collapsed(), loss_ratio=1.0)
-    health = judge(values)
-    assert health.verdict == "collapsed"
-    assert names(health)[0] == "embedding_collapse"
-    assert {"low_effective_rank", "narrow_prototype_usage", "stuck_at_log_k"} < set(names(health))
-    early = judge(values, step=10)
-    assert early.verdict == "degraded"
-    assert "stuck_at_log_k" not in names(early)
+def test_the_lowest_loss_is_kept_once_the_ramps_are_over():
+    target = monitor(100)
+    add(target, spread(100), loss=0.5, settled=False)
+    assert target.values().best_loss_ratio is None
+    for loss in (1.0, 3.0, 3.0):
+        add(target, spread(100), loss=loss)
+    values = target.values()
+    assert values.best_loss_ratio < values.loss_ratio
 
 
-def test_few_dimensions_are_a_finding_of_their_own():
-    line = torch.zeros(1000, D)
-    line[:, :2] = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
-    line[:, 1] *= 0.1
-    health = judge(window(F.normalize(line, dim=1), num_prototypes=8), num_prototypes=8)
-    assert health.verdict == "degraded"
-    assert names(health) == ["low_effective_rank"]
+def test_a_jump_of_the_gradient_is_seen_against_its_past():
+    target = monitor(100)
+    for _ in range(300):
+        add(target, spread(2), norm=1.0)
+    assert target.values().gradient_norm_ratio == pytest.approx(1)
+    for _ in range(30):
+        add(target, spread(2), norm=100.0)
+    assert target.values().gradient_norm_ratio > 10
 
 
-def test_loss_at_log_k_and_skipped_steps_are_findings():
-    health = judge(window(spread(), loss_ratio=0.999), recent_nonfinite=2)
-    assert health.verdict == "degraded"
-    assert names(health) == ["stuck_at_log_k", "nonfinite_steps"]
-    assert all(finding.remedy and finding.healthy for finding in health.findings)
-    assert set(names(health)) <= set(FINDING_NAMES)
-
-
-def test_a_window_is_whole_and_survives_its_state():
-    first = HealthMonitor(num_prototypes=K, embedding_dim=D, window_images=200)
+def test_a_window_continues_from_its_state():
+    first, second = monitor(200), monitor(200)
     parts = spread(300).split(100)
-    loss = torch.tensor(1.0)
-    for part in parts[:1]:
-        first.update(part @ torch.ones(D, K), part, loss, images=100, unless=NEVER)
-    second = HealthMonitor(num_prototypes=K, embedding_dim=D, window_images=200)
+    add(first, parts[0])
     second.load_state_dict(first.state_dict())
-    for monitor in (first, second):
-        for part in parts[1:]:
-            monitor.update(part @ torch.ones(D, K), part, loss, images=100, unless=NEVER)
-    assert first.values() == second.values()
-    assert first.values().images == 200
+    second.resume(slot=first.slot, images=first.images)
+    for part in parts[1:]:
+        add(first, part)
+        add(second, part)
+    found = dataclasses.asdict(second.values())
+    expected = dataclasses.asdict(first.values())
+    own = {"feature_rank", "spectrum_alpha"}  # they begin anew
+    assert {n: v for n, v in found.items() if n not in own} == {
+        n: v for n, v in expected.items() if n not in own
+    }
+    assert second.values().images == 200

@@ -66,7 +66,8 @@ def test_unsuitable_backbones_are_refused(name, small_stem, message):
 @pytest.mark.parametrize("hidden_dim", [0, 16])
 def test_scores_are_cosines_of_unit_embeddings_and_prototypes(hidden_dim):
     model = build(hidden_dim=hidden_dim)
-    embeddings, scores = model([torch.rand(2, 3, 3, 32, 32), torch.rand(4, 3, 3, 24, 24)])
+    features, embeddings, scores = model([torch.rand(2, 3, 3, 32, 32), torch.rand(4, 3, 3, 24, 24)])
+    assert features.shape == (6, 3, model.feature_dim)
     assert embeddings.shape == (6, 3, 8)
     assert scores.shape == (6, 3, 12)
     torch.testing.assert_close(embeddings.norm(dim=2), torch.ones(6, 3))
@@ -79,15 +80,15 @@ def test_scores_are_cosines_of_unit_embeddings_and_prototypes(hidden_dim):
 def test_views_of_an_image_keep_their_place():
     model = build().eval()
     families = [torch.rand(2, 3, 3, 32, 32), torch.rand(4, 3, 3, 24, 24)]
-    embeddings, _ = model(families)
-    alone, _ = model([families[1][1:2, 2:3]])
+    _, embeddings, _ = model(families)
+    _, alone, _ = model([families[1][1:2, 2:3]])
     torch.testing.assert_close(embeddings[3, 2], alone[0, 0])
 
 
 def test_norms_and_scores_are_float32_under_autocast():
     model = build()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        embeddings, scores = model([torch.rand(2, 3, 3, 48, 48)])
+        _, embeddings, scores = model([torch.rand(2, 3, 3, 48, 48)])
     assert embeddings.dtype == scores.dtype == torch.float32
     torch.testing.assert_close(embeddings.norm(dim=2), torch.ones(2, 3))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -231,6 +232,79 @@ def test_a_picture_that_kills_readers_costs_its_shard_alone(ledger, tmp_path, mo
     assert ledger.pending() == 0
 
 
+def batches(ingest, ledger, *, step):
+    """Every batch there is, trained on."""
+    found = []
+    while (batch := ingest.next_batch(flush=True)) is not None:
+        assert all(ledger.claim(batch.origins, generation=0, rank=0, step=step + len(found)))
+        found.append(batch)
+    return found
+
+
+def flags_by_image(found):
+    return {
+        origin.sample.index: flag
+        for batch in found
+        for origin, flag in zip(batch.origins, batch.near_duplicates, strict=True)
+    }
+
+
+def test_a_batch_tells_which_images_are_nearly_the_same_and_what_each_cost(ledger, tmp_path):
+    """Three times one picture among others; what is broken counts nowhere."""
+    path = tmp_path / "in.tar"
+    pictures = [jpeg_bytes(seed) for seed in (0, 1, 0, 2, 3, 0)]
+    pictures[3] = b"\xff\xd8 no picture"
+    write_shard(path, [(str(i), {"jpg": data}) for i, data in enumerate(pictures)])
+    ledger.add([shard_of(path)])
+    found = batches(reader(ledger, tmp_path), ledger, step=1)
+    flags = flags_by_image(found)
+    assert sorted(flags) == [0, 1, 2, 4, 5]
+    assert sum(flags[i] for i in (0, 2, 5)) == 2  # all but the one that came first
+    assert not flags[1]
+    assert not flags[4]
+    costs = [cost for batch in found for cost in batch.decode_s]
+    assert len(costs) == 5
+    assert all(0 < cost < 60 for cost in costs)
+
+
+def test_a_replayed_image_is_no_duplicate_and_makes_none(ledger, tmp_path):
+    (old,) = write_test_shards(tmp_path / "in", shards=1, samples_per_shard=5)
+    ledger.add([shard_of(old)])
+    ingest = reader(ledger, tmp_path)
+    first = batches(ingest, ledger, step=1)
+    assert ledger.replay() == 1
+    again = batches(ingest, ledger, step=11)
+    assert flags_by_image(first) == flags_by_image(again) == dict.fromkeys(range(5), False)
+    assert {origin.pass_number for batch in again for origin in batch.origins} == {1}
+    # Another reader has met the pictures only as replays: new bytes like them are new to it.
+    assert ledger.replay() == 1
+    other = reader(ledger, tmp_path, worker="other")
+    batches(other, ledger, step=21)
+    copy = tmp_path / "copy.tar"
+    shutil.copyfile(old, copy)
+    ledger.add([shard_of(copy)])
+    assert not any(flags_by_image(batches(other, ledger, step=31)).values())
+    shutil.copyfile(old, tmp_path / "late.tar")
+    ledger.add([shard_of(tmp_path / "late.tar")])
+    assert all(flags_by_image(batches(other, ledger, step=41)).values())
+
+
+def test_a_part_of_a_batch_keeps_what_belongs_to_its_images():
+    origins = tuple(Origin(SampleId("a", i), 0, 1) for i in range(3))
+    crops = (np.zeros((2, 3, 4, 4, 3), dtype=np.uint8),)
+    batch = Batch(
+        crops=crops, origins=origins, arrived_at=(0.0, 1.0, 2.0),
+        decode_s=(0.1, 0.2, 0.3), near_duplicates=(True, False, True),
+    )  # fmt: skip
+    part = batch.select([0, 1])
+    assert (part.decode_s, part.near_duplicates) == ((0.1, 0.2), (True, False))
+    assert (batch.select([]).decode_s, batch.select([]).near_duplicates) == ((), ())
+    unknown = Batch.of(crops, origins, (0.0, 1.0, 2.0)).select([2])
+    assert (unknown.decode_s, unknown.near_duplicates) == ((), ())
+    assert unknown.arrived_at == (2.0,)
+    assert len(Batch.empty(FAMILIES).near_duplicates) == len(Batch.empty(FAMILIES)) == 0
+
+
 def test_a_batch_refuses_what_does_not_fit():
     origin = Origin(SampleId("a", 0), 0, 1)
     crops = np.zeros((2, 1, 4, 4, 3), dtype=np.uint8)
@@ -239,6 +313,8 @@ def test_a_batch_refuses_what_does_not_fit():
         {"crops": (crops.astype(np.float32),)},
         {"origins": (origin, origin)},
         {"arrived_at": ()},
+        {"decode_s": (0.1, 0.2)},
+        {"near_duplicates": (False, False)},
     ):
         values = {"crops": (crops,), "origins": (origin,), "arrived_at": (0.0,), **bad}
         with pytest.raises(ValueError, match=r"crops|origins|arrival"):

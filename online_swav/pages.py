@@ -1,0 +1,63 @@
+"""HTML pages from templates: everything that is filled in is escaped."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from online_swav import wording
+
+_CODE = re.compile(r"(--[a-z][\w.-]{1,42}\w|`[^`]{1,60}`)")
+
+
+def with_code(text: str) -> Markup:
+    """A sentence whose options and commands stand out, and are not broken over lines."""
+    parts = _CODE.split(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part.strip("`")) if number % 2 else part
+        for number, part in enumerate(parts)
+    )
+
+
+_FILTERS = {
+    "duration": wording.duration,
+    "size": wording.size,
+    "number": wording.number,
+    "plain_name": wording.plain_name,
+    "clock": lambda at: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)),
+    "moment": lambda at: time.strftime("%d %b %H:%M", time.localtime(at)),
+    "with_code": with_code,
+}
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("online_swav", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(_FILTERS)
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def style_sheet(*names: str) -> Markup:
+    """Style sheets of the package, one after the other; they hold no `<`."""
+    loader = _ENVIRONMENT.loader
+    assert loader is not None
+    sheets = [loader.get_source(_ENVIRONMENT, name)[0] for name in names]
+    return Markup("\n".join(sheets))  # our own files
+
+
+def render(template: str, **values: Any) -> str:
+    """A page; bytes of file names that are no UTF-8 come out as question marks."""
+    text = _ENVIRONMENT.get_template(template).render(**values)
+    return text.encode(errors="replace").decode()
