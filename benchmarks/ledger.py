@@ -216,7 +216,7 @@ def restore(book: Path, finished: int, settings: Settings) -> dict[str, Any]:
     The copy of the book is as old as copies get: the next one is just due.
     """
     from online_swav.books import rebuild, totals, verify
-    from online_swav.checkpoint import Checkpoints
+    from online_swav.checkpoint import Checkpoint, Checkpoints
     from online_swav.lineage import Lineage
 
     run = book.parent
@@ -226,19 +226,19 @@ def restore(book: Path, finished: int, settings: Settings) -> dict[str, Any]:
     checkpoints.fence(ledger.generation, resumed=None)
     published: list[tuple[int, int]] = [(-1, finished)]
 
-    def publish() -> int:
+    def publish() -> Checkpoint:
         load.steps(settings.checkpoint_steps)
         ledger.flush()
         parent, version = published[-1]
         delta = ledger.delta(step=load.step, since_step=parent, since_version=version)
-        checkpoints.publish(
+        checkpoint = checkpoints.publish(
             step=load.step, samples_seen=load.claimed, parent_step=parent, created_at=time.time(),
             verdict="ok", probes=(), learner_state={}, delta=delta, config_yaml="",
             generation=ledger.generation,
         )  # fmt: skip
         published.append((load.step, delta.version))
         ledger.fold(checkpoints.prune())
-        return load.step
+        return checkpoint
 
     ledger.copy_to(lineage.base_path(publish()))
     while not lineage.base_due() and deltas_bytes(run) < 1e6 * settings.delta_mb:
@@ -256,7 +256,7 @@ def restore(book: Path, finished: int, settings: Settings) -> dict[str, Any]:
     base = lineage.newest_base()
     return {
         "seconds": round(seconds, 2), "deltas": deltas, "bytes_of_deltas": deltas_bytes(run),
-        "bytes_of_copy": base[1].stat().st_size if base else 0,
+        "bytes_of_copy": base.path.stat().st_size if base else 0,
         "broken_invariants": verify(run) if finished <= VERIFY_UP_TO else None,
         "memory_mb_most": memory_mb()["most"],
     }  # fmt: skip

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from online_swav.checkpoint import Checkpoint, Checkpoints
 from online_swav.errors import ConfigError
-from online_swav.lineage import Lineage, newest_checkpoint
+from online_swav.lineage import Base, Lineage, newest_checkpoint
 from streams.counts import SourceCounts
 from streams.errors import LedgerError
 from streams.ledger import Ledger
@@ -101,7 +101,7 @@ def rebuild(run: Path) -> str:
             leftover.unlink()
         try:
             number = _rebuild_into(staging, lineage, newest, start)
-            used = f"the copy of step {start[0]} and " if start else ""
+            used = f"the copy of step {start.step} and " if start else ""
             break
         except LedgerError:
             if start is None:
@@ -110,19 +110,23 @@ def rebuild(run: Path) -> str:
     return f"rebuilt {path} up to step {newest.manifest.step} from {used}{number} deltas"
 
 
-def _rebuild_into(
-    path: Path, lineage: Lineage, newest: Checkpoint, base: tuple[int, Path] | None
-) -> int:
-    """Make the book from a copy, rolled back into the lineage, and the deltas above it."""
+def _rebuild_into(path: Path, lineage: Lineage, newest: Checkpoint, base: Base | None) -> int:
+    """Make the book from a copy of this lineage, and the deltas above it.
+
+    Raises:
+        LedgerError: If the copy is of a branch that was rolled back.
+    """
     deltas = []
     common = -1
     for delta in lineage.walk(newest):
-        if base is not None and delta.step <= base[0]:
+        if base is not None and (delta.step, delta.version) == (base.step, base.version):
             common = delta.step
             break
         deltas.append(delta)
-    if base is not None and common >= 0:
-        shutil.copyfile(base[1], path)
+    if base is not None:
+        if common < 0:
+            raise LedgerError(f"{base.path} is of a branch that was rolled back")
+        shutil.copyfile(base.path, path)
     ledger = Ledger(path)
     try:
         if common >= 0:

@@ -1,7 +1,7 @@
 """Acts on a learner's verdicts: events, the ladder, rollback, giving up. One per rank.
 
-All ranks see the same numbers, but only rank 0 decides; the trainer's vote tells the others, and
-each applies the same remedy to its own learner. Rank 0 alone writes.
+Rank 0 decides and writes; the trainer's vote tells the other ranks, and each applies the same
+remedy to its own learner.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import logging
 from pathlib import Path
 from typing import NoReturn
 
-from online_swav.checkpoint import Checkpoints
+from online_swav.checkpoint import Checkpoint, Checkpoints
 from online_swav.config import ActConfig
-from online_swav.errors import GivenUp, OnlineSwavError
+from online_swav.errors import CheckpointError, GivenUp, OnlineSwavError
 from online_swav.events import Events
 from online_swav.finding_events import FindingEvents
 from online_swav.learning.findings import Health
 from online_swav.learning.learner import Learner, NonFiniteLossError
-from online_swav.remedies import REMEDIES, Remedy, load_remedies, save_remedies
+from online_swav.remedies import REMEDIES, Remedies, Remedy, load_remedies, save_remedies
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ class Caretaker:
         return self._act.enabled and health.verdict == "collapsed"
 
     def look(self, health: Health) -> int:
-        """Take note of a verdict; the remedy to vote for, as a number. 0: none."""
-        self._remedies = self._remedies.unstuck(health)
+        """Take note of a verdict; what this rank votes for, as a number. 0: nothing."""
         if not self._first:
             return 0
         step = self._learner.step_count
@@ -75,8 +74,15 @@ class Caretaker:
         self._count_skips()
         self._story = " ".join(f"{f.name} {f.value:.3g} (healthy: {f.healthy})."
                                for f in health.findings)  # fmt: skip
-        remedy = self._remedies.next(health, step=step, act=self._act)
-        return 0 if remedy is None else 1 + REMEDIES.index(remedy)
+        return self._number(self._remedies.next(health, step=step, act=self._act))
+
+    def fail(self, error: NonFiniteLossError) -> int:
+        """Training cannot go on, on any rank; what this rank votes for. 0: nothing can be done."""
+        if not self._first:
+            return 0
+        self._count_skips()
+        self._story = str(error)
+        return self._number(self._remedies.after_failure(self._act))
 
     def apply(self, number: int) -> None:
         """Do what rank 0 has voted for; every rank at the same step.
@@ -84,68 +90,75 @@ class Caretaker:
         Raises:
             StartAgain: If the run goes back.
             GivenUp: If every remedy was in vain.
+            SupersededError: If a newer generation works on the run.
         """
-        if number:
-            self._take(REMEDIES[number - 1], self._story)
-
-    def nonfinite(self, error: NonFiniteLossError) -> NoReturn:
-        """The loss stays NaN or infinite: go back, or give up.
-
-        Raises:
-            StartAgain: If the run goes back.
-            GivenUp: If that was tried often enough.
-            NonFiniteLossError: If the run is not to act.
-        """
+        if not number:
+            return
+        remedy = REMEDIES[number - 1]
+        step = self._learner.step_count
         if self._first:
-            self._count_skips()
-        remedy = self._remedies.after_failure(self._act)
-        if remedy is None:
-            raise error
-        self._take(remedy, str(error))
-        raise AssertionError(remedy)  # either goes back or gives up
+            self._checkpoints.require(self._generation)
+        if remedy == "rollback":
+            self._go_back(step)
+        elif remedy == "give_up":
+            self._give_up(step)
+        self._remedies = self._remedies.taken(remedy, step=step, act=self._act)
+        self._tell(remedy, step)
+        self._learner.adjustments = self._remedies.adjustments
 
     def committed(self, health: Health) -> None:
-        """A checkpoint with this verdict was published."""
-        after = self._remedies.recovered(health, step=self._learner.step_count)
+        """A checkpoint with this verdict was published; rank 0 alone is told."""
+        after = self._remedies.recovered(health, step=self._learner.step_count, act=self._act)
         if after != self._remedies:
             self._remedies = after
-            if self._first:
-                save_remedies(self._run, after)
+            self._save()
 
     # -- one remedy ----------------------------------------------------------------------------
 
-    def _take(self, remedy: Remedy, story: str) -> None:
-        step = self._learner.step_count
-        last_try = self._remedies.rolled_back_to if self._remedies.rollbacks else None
-        self._remedies = self._remedies.taken(remedy, step=step, act=self._act)
-        if remedy == "rollback":
-            self._go_back(step, story, below=last_try)
-        self._tell(remedy, step, story)
-        if remedy == "give_up":
-            raise GivenUp(self._epitaph(step, story))
-        self._learner.adjustments = self._remedies.adjustments
-
-    def _go_back(self, step: int, story: str, *, below: int | None) -> NoReturn:
+    def _go_back(self, step: int) -> NoReturn:
+        """Move `latest` back; what was learned since then is forgotten at the next start."""
+        before = self._remedies
+        self._remedies = before.taken("rollback", step=step, act=self._act)
         if self._first:
-            to = self._checkpoints.refuge(below=below)
+            to = self._refuge(before)  # None: the very beginning, of a run without a checkpoint
             target = to.manifest.step if to is not None else 0
             self._remedies = self._remedies.at(target)
-            self._tell("rollback", step, story, to_step=target)
+            self._tell("rollback", step, to_step=target)
             if to is not None:
                 self._checkpoints.go_back(to, generation=self._generation)
-        raise StartAgain(f"rolled back from step {step}: {story}")
+        raise StartAgain(f"rolled back from step {step}: {self._story}")
 
-    def _tell(self, remedy: Remedy, step: int, story: str, **fields: float) -> None:
+    def _refuge(self, before: Remedies) -> Checkpoint | None:
+        return self._checkpoints.refuge(below=before.rolled_back_to if before.rollbacks else None)
+
+    def _give_up(self, step: int) -> NoReturn:
+        tries, back_to = self._remedies.rollbacks, self._remedies.rolled_back_to
+        self._remedies = self._remedies.taken("give_up", step=step, act=self._act)
+        self._tell("give_up", step)
+        why = (
+            f"The run went back {tries} times, at last to step {back_to}, and fell again."
+            if tries >= max(self._act.max_rollbacks, 1)
+            else "There is no checkpoint that it could go back to."
+        )
+        raise GivenUp(
+            f"given up at step {step}: {self._story} {why} The rate is down to "
+            f"{self._remedies.adjustments.lr_factor:g} of the configured one. "
+            f"{self._run / 'events.jsonl'} has the story, docs/health.md the findings. To go on, "
+            f"change the recipe in a new run folder; remove {self._run / 'remedies.json'} to try "
+            "this one once more."
+        )
+
+    def _tell(self, remedy: Remedy, step: int, **fields: float) -> None:
         if not self._first:
             return
+        self._save()
         now = self._remedies.adjustments
-        save_remedies(self._run, self._remedies)
         self._events.add(
-            "action", step=step, kind=remedy, reason=story, lr_factor=now.lr_factor,
+            "action", step=step, kind=remedy, reason=self._story, lr_factor=now.lr_factor,
             epsilon_factor=now.epsilon_factor, frozen_until_step=now.frozen_until_step, **fields,
         )  # fmt: skip
         logger.warning("action kind=%s step=%d lr_factor=%g epsilon_factor=%g reason=%r",
-                       remedy, step, now.lr_factor, now.epsilon_factor, story)  # fmt: skip
+                       remedy, step, now.lr_factor, now.epsilon_factor, self._story)  # fmt: skip
 
     def _count_skips(self) -> None:
         """Skipped updates are the learner's own doing; they are told and counted here."""
@@ -154,17 +167,22 @@ class Caretaker:
             return
         self._skipped += new
         self._remedies = self._remedies.counted("skip", new)
-        save_remedies(self._run, self._remedies)
+        self._save()
         self._events.add("action", step=self._learner.step_count, kind="skip", number=new,
                          reason="loss or gradient not finite")  # fmt: skip
 
-    def _epitaph(self, step: int, story: str) -> str:
-        tries = self._act.max_rollbacks
-        now = self._remedies.adjustments
-        return (
-            f"given up at step {step}: {story} The run went back {tries} times, at last to step "
-            f"{self._remedies.rolled_back_to} with {now.lr_factor:g} of the rate, and fell again. "
-            f"{self._run / 'events.jsonl'} has the story, docs/health.md the findings. To go on, "
-            f"change the recipe in a new run folder; remove {self._run / 'remedies.json'} to try "
-            "this one once more."
-        )
+    def _save(self) -> None:
+        """A full disk is no reason to end here: checkpoints fail soon, and say what to do."""
+        try:
+            save_remedies(self._run, self._remedies)
+        except CheckpointError as error:
+            logger.error("remedies_not_saved error=%r", str(error))
+
+    def _number(self, remedy: Remedy | None) -> int:
+        """What to vote for; it must be possible, since the other ranks cannot know."""
+        if remedy is None:
+            return 0
+        nowhere = remedy == "rollback" and self._refuge(self._remedies) is None
+        if nowhere and self._checkpoints.latest() is not None:  # all are collapsed
+            remedy = "give_up"
+        return 1 + REMEDIES.index(remedy)

@@ -37,8 +37,9 @@ from streams.ledger_delta import Delta
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 LOCK_S = 60.0
+COLLAPSE_FINDING = "embedding_collapse"
 HEALTHY_KEPT_S = 86_400.0
 """How long the newest healthy checkpoint outlives `keep` unhealthy ones: the book cannot fold what
 may be rolled back."""
@@ -67,6 +68,8 @@ class Manifest:
     """Unix seconds."""
     verdict: str
     """Health of the representation when the checkpoint was made."""
+    findings: tuple[str, ...]
+    """Names of the findings then."""
     files: dict[str, dict[str, Any]]
     """Name -> size_bytes and sha256."""
 
@@ -122,6 +125,7 @@ class Checkpoints:
         parent_step: int,
         created_at: float,
         verdict: str,
+        findings: tuple[str, ...] = (),
         probes: tuple[dict[str, float], ...],
         learner_state: Mapping[str, Any],
         delta: Delta,
@@ -150,7 +154,7 @@ class Checkpoints:
             manifest = Manifest(
                 format=FORMAT, step=step, samples_seen=samples_seen, parent_step=parent_step,
                 ledger_version=delta.version, probes=probes, created_at=created_at,
-                verdict=verdict,
+                verdict=verdict, findings=findings,
                 files={part: _describe(staging / part) for part in (_LEARNER, _DELTA, _CONFIG)},
             )  # fmt: skip
             text = json.dumps(dataclasses.asdict(manifest), indent=1)
@@ -260,10 +264,15 @@ class Checkpoints:
     def refuge(self, *, below: int | None = None) -> Checkpoint | None:
         """The checkpoint to go back to: the newest healthy one, else the newest not collapsed.
 
+        Collapsed are also those with its signs at the very start, where they are not called so.
+
         Args:
             below: Only from before this step, if there is one: the last try began there.
         """
-        whole = [c for c in self.whole() if c.manifest.verdict != "collapsed"]
+        whole = [
+            c for c in self.whole()
+            if c.manifest.verdict != "collapsed" and COLLAPSE_FINDING not in c.manifest.findings
+        ]  # fmt: skip
         earlier = [c for c in whole if below is not None and c.manifest.step < below] or whole
         healthy = [c for c in earlier if c.manifest.verdict == "ok"] or earlier
         return healthy[-1] if healthy else None
@@ -277,7 +286,19 @@ class Checkpoints:
         with self._lock():
             if self._generation() != generation:
                 raise SupersededError(f"generation {generation} is over")
+            for copy in self.deltas.glob("base-step-*.sqlite"):
+                if int(copy.stem.removeprefix("base-step-").partition("-v")[0]) > to.manifest.step:
+                    copy.unlink()
             self._point(to.path.name)
+
+    def require(self, generation: int) -> None:
+        """See that `generation` still owns this folder.
+
+        Raises:
+            SupersededError: If a newer one works in it.
+        """
+        if self._generation() != generation:
+            raise SupersededError(f"generation {generation} is over")
 
     def oldest_step(self) -> int:
         """Step of the oldest checkpoint on disk: no run resumes from before; -1 without one."""
@@ -347,7 +368,8 @@ class Checkpoints:
                 raise CheckpointError(
                     f"{path} has format {raw.get('format')}, this version reads {FORMAT}", path=path
                 )
-            manifest = Manifest(**{**raw, "probes": tuple(raw["probes"])})
+            lists = {name: tuple(raw[name]) for name in ("probes", "findings")}
+            manifest = Manifest(**{**raw, **lists})
             for name, expected in manifest.files.items():
                 if _describe(path / name) != expected:
                     raise CheckpointError(

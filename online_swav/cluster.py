@@ -272,6 +272,9 @@ def _watch(
     if status.given_up and config.act.when_given_up == "hold":
         logger.error("holding: %s Stop the run when you have looked.", status.message)
         while not stop.wait(1.0):
+            cluster.keep_status()
+            # A status actor that has restarted must know it again.
+            _get(cluster.status.finished.remote(status.message, failed=True, given_up=True))
             show(cluster.snapshot())
     if status.given_up:
         raise GivenUp(status.message)

@@ -6,6 +6,7 @@ that read ahead, one in a thread, several as processes.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -51,25 +52,25 @@ class RecordingDesk:
     stop: bool = False
 
     def report(self, status: LearnerStatus) -> None:
-        """See `trainer.Desk`."""
+        """See `protocols.Desk`."""
         self.reports.append(status)
         self.on_report(status)
 
     def checkpointed(self, status: CheckpointStatus | None) -> None:
-        """See `trainer.Desk`."""
+        """See `protocols.Desk`."""
         self.checkpoints.append(status)
 
     def probed(self, status: ProbeStatus) -> None:
-        """See `trainer.Desk`."""
+        """See `protocols.Desk`."""
         self.probes.append(status)
 
     def wants_stop(self) -> bool:
-        """See `trainer.Desk`."""
+        """See `protocols.Desk`."""
         return self.stop
 
 
 class GenerationBooks:
-    """A ledger in this process as `trainer.Books` of one generation."""
+    """A ledger in this process as `protocols.Books` of one generation."""
 
     def __init__(self, ledger: Ledger, generation: int, sources: Sequence[DirectorySource]) -> None:
         self._ledger = ledger
@@ -109,16 +110,16 @@ class PollingFeed:
 
     @property
     def dry(self) -> bool:
-        """See `trainer.Feed`."""
+        """See `protocols.Feed`."""
         return self._readers.dry
 
     @property
     def backlog_ratio(self) -> float:
-        """See `trainer.Feed`."""
+        """See `protocols.Feed`."""
         return self._readers.backlog_ratio
 
     def next_batch(self, *, flush: bool) -> Batch | None:
-        """See `trainer.Feed`."""
+        """See `protocols.Feed`."""
         if time.monotonic() - self._polled_at >= self._poll_s:
             apply_all(self._decisions, self._ledger)
             for source in self._sources:
@@ -147,6 +148,7 @@ def train_in_process(
         try:
             reason = _train_generation(config, desk, probe)
         except StartAgain:
+            gc.collect()  # two learners do not fit a GPU
             continue
         Events(Path(config.run)).add("stopped", reason=reason)
         return reason

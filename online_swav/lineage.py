@@ -2,8 +2,8 @@
 
     checkpoints/step-.../ledger_delta.json   of the checkpoints that are kept
     ledger_deltas/step-000000500.json        of those that were pruned
-    ledger_deltas/base-step-000000500.sqlite the book at a checkpoint, so that a restore need not
-                                             replay a year of deltas
+    ledger_deltas/base-step-000000500-v9.sqlite   the book at a checkpoint, of this version, so that
+                                             a restore need not replay a year of deltas
 
 Deltas name their parent: branches that were rolled back are not followed.
 """
@@ -11,6 +11,7 @@ Deltas name their parent: branches that were rolled back are not followed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from online_swav.checkpoint import Checkpoint, Checkpoints, delta_path
@@ -20,6 +21,16 @@ from streams.ledger_delta import Delta
 # Copies are rare while the book is small, and a restore has never more than this to replay.
 LEAST_DELTA_BYTES, MOST_DELTA_BYTES = 16 * 2**20, 64 * 2**20
 DELTA_SHARE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A whole copy of the book, made at a checkpoint."""
+
+    step: int
+    version: int
+    """The book's version at that checkpoint: no other branch has the same at the same step."""
+    path: Path
 
 
 class Lineage:
@@ -52,17 +63,22 @@ class Lineage:
                 ) from error
             yield delta
 
-    def newest_base(self) -> tuple[int, Path] | None:
-        """Step and path of the newest copy of the book."""
-        bases = sorted(self._folder.glob("base-step-*.sqlite"))
+    def newest_base(self) -> Base | None:
+        """The newest copy of the book, which may be of a branch that was rolled back."""
+        bases = self._bases()
         if not bases:
             return None
-        return int(bases[-1].stem.removeprefix("base-step-")), bases[-1]
+        step, _, version = bases[-1].stem.removeprefix("base-step-").partition("-v")
+        return Base(int(step), int(version or -1), bases[-1])
+
+    def _bases(self) -> list[Path]:
+        """By time, not by step: after a rollback a lower step is the newer one."""
+        return sorted(self._folder.glob("base-step-*.sqlite"), key=lambda p: p.stat().st_mtime)
 
     def base_due(self) -> bool:
         """Whether the deltas since the newest copy have grown to a share of it."""
         base = self.newest_base()
-        step, size = (base[0], base[1].stat().st_size) if base else (-1, 0)
+        step, size = (base.step, base.path.stat().st_size) if base else (-1, 0)
         since = sum(
             path.stat().st_size
             for path in self._folder.glob("step-*.json")
@@ -70,13 +86,15 @@ class Lineage:
         )
         return since >= min(max(size // DELTA_SHARE, LEAST_DELTA_BYTES), MOST_DELTA_BYTES)
 
-    def base_path(self, step: int) -> Path:
+    def base_path(self, checkpoint: Checkpoint) -> Path:
         """Where the copy of a checkpoint's book goes."""
-        return self._folder / f"base-step-{step:09d}.sqlite"
+        manifest = checkpoint.manifest
+        name = f"base-step-{manifest.step:09d}-v{manifest.ledger_version}.sqlite"
+        return self._folder / name
 
     def drop_old_bases(self) -> None:
         """Keep the newest copy alone."""
-        for path in sorted(self._folder.glob("base-step-*.sqlite"))[:-1]:
+        for path in self._bases()[:-1]:
             path.unlink()
 
 

@@ -55,9 +55,11 @@ class Published:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        name = f"step-{step:09d}"
-        target, staging = self._folder / name, self._folder / f".{name}"
         at = time.time()
+        name = f"step-{step:09d}"
+        if (self._folder / name).exists():  # of a branch that was rolled back
+            name = f"{name}-{int(at * 1000)}"
+        target, staging = self._folder / name, self._folder / f".{name}"
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
@@ -65,8 +67,6 @@ class Published:
             save_file(tensors, staging / "backbone.safetensors")
             text = json.dumps(card | {"step": step, "published_at": at}, indent=1)
             (staging / "card.json").write_text(text + "\n")
-            if target.exists():  # of a branch that was rolled back
-                shutil.rmtree(target)
             staging.rename(target)
             pointer = self._folder / ".latest.json"
             pointer.write_text(json.dumps({"step": step, "folder": name, "published_at": at}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from online_swav.events import Events
 from online_swav.learning.learner import NonFiniteLossError
 from online_swav.observer import load_observer
 from online_swav.parallel import current_ranks, vote
+from online_swav.remedies import load_remedies
 from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus
 from online_swav.trainer import Trainer
 from streams.batch import Batch
@@ -59,11 +61,11 @@ class RemoteFeed:
 
     @property
     def dry(self) -> bool:
-        """See `trainer.Feed`. Asked after each of its actors answered with nothing."""
+        """See `protocols.Feed`. Asked after each of its actors answered with nothing."""
         return bool(self._readers) and self._empty >= self._readers.keys()
 
     def next_batch(self, *, flush: bool) -> Batch | None:
-        """See `trainer.Feed`."""
+        """See `protocols.Feed`."""
         self._update_readers()
         self._request(flush=flush)
         if not self._requests:
@@ -125,7 +127,7 @@ class RemoteFeed:
 
 
 class RemoteBooks:
-    """The ledger actor as `trainer.Books` of one generation."""
+    """The ledger actor as `protocols.Books` of one generation."""
 
     def __init__(self, ledger: Any, generation: int) -> None:
         self._ledger = ledger
@@ -167,7 +169,7 @@ class RemoteBooks:
 
 
 class RemoteDesk:
-    """The status actor as `trainer.Desk`: nothing here waits for an answer."""
+    """The status actor as `protocols.Desk`: nothing here waits for an answer."""
 
     def __init__(self, status: Any, probes: Sequence[ProbeStatus]) -> None:
         self._status = status
@@ -176,20 +178,20 @@ class RemoteDesk:
         self._stop = False
 
     def report(self, status: LearnerStatus) -> None:
-        """See `trainer.Desk`."""
+        """See `protocols.Desk`."""
         self._status.report.remote(status)
 
     def checkpointed(self, status: CheckpointStatus | None) -> None:
-        """See `trainer.Desk`."""
+        """See `protocols.Desk`."""
         self._status.checkpointed.remote(status)
 
     def probed(self, status: ProbeStatus) -> None:
-        """See `trainer.Desk`."""
+        """See `protocols.Desk`."""
         self._probes.append(status)
         self._status.set_probes.remote(tuple(self._probes))
 
     def wants_stop(self) -> bool:
-        """See `trainer.Desk`. The answer is that of a question asked a turn or more ago."""
+        """See `protocols.Desk`. The answer is that of a question asked a turn or more ago."""
         if self._wish is None:
             self._wish = self._status.wants_stop.remote()
         elif ray.wait([self._wish], timeout=0)[0]:
@@ -232,6 +234,8 @@ def learner_loop(loop_config: dict[str, Any]) -> None:
         if ranks.rank == 0:
             events.add("failed", reason=str(error))
         given_up = isinstance(error, GivenUp)
+        if given_up and ranks.rank != 0:
+            return  # rank 0 has the story
         _ask(status.finished.remote(str(error), failed=True, given_up=given_up))
         return
     except Exception:
@@ -250,6 +254,7 @@ def _run_until_stopped(config: RunConfig, ranks: Any, ledger: Any, status: Any) 
         except StartAgain as reason:
             logger.warning("starting_again rank=%d reason=%r", ranks.rank, str(reason))
             went_back = True
+        gc.collect()  # two learners do not fit a GPU
 
 
 def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any, *, went_back: bool) -> str:
@@ -261,9 +266,13 @@ def _run_rank(config: RunConfig, ranks: Any, ledger: Any, status: Any, *, went_b
     vote(ranks, [True])  # nobody loads before rank 0 has put the folder in order
     learner, resumed = start_learner(config, ranks=ranks, device=device)
     probes = tuple(ProbeStatus(**p) for p in resumed.manifest.probes) if resumed else ()  # type: ignore[arg-type]
-    step = torch.full((1,), float(learner.step_count), device=device)
-    if not ranks.max(step) == -ranks.max(-step):
-        raise SupersededError("the ranks resumed from different checkpoints")
+    changed = load_remedies(Path(config.run)).adjustments
+    seen = torch.tensor(
+        [learner.step_count, changed.lr_factor, changed.epsilon_factor, changed.frozen_until_step],
+        dtype=torch.float64, device=device,
+    )  # fmt: skip
+    if not torch.equal(ranks.max(seen), -ranks.max(-seen)):
+        raise SupersededError("the ranks resumed from different checkpoints or remedies")
     agreed = torch.zeros(1, dtype=torch.int64, device=device)
     if ranks.rank == 0:
         give_up = _ask(status.learner_started.remote(learner.step_count, went_back=went_back))

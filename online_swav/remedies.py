@@ -39,9 +39,9 @@ class Remedies:
     rolled_back_to: int = -1
     """Step it went to."""
     rung: int = 0
-    """Rungs of the ladder that were taken since the loss was last not stuck."""
-    rung_step: int = 0
-    """Step at which the newest one was taken."""
+    """Rungs of the ladder that were taken since the last checkpoint that was long healthy."""
+    rung_step: int = -1
+    """Step at which the newest one was taken; -1 without any."""
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ACTION_KINDS, 0))
     """What was done since the run was created, by kind."""
 
@@ -52,7 +52,7 @@ class Remedies:
         if health.verdict == "collapsed":
             return self.after_failure(act)
         stuck = any(finding.name == "stuck_at_log_k" for finding in health.findings)
-        patient = self.rung > 0 and step - self.rung_step < act.patience_steps
+        patient = self.rung_step >= 0 and step - self.rung_step < act.patience_steps
         if not stuck or patient or self.rung >= len(LADDER):
             return None
         return LADDER[self.rung]
@@ -80,23 +80,27 @@ class Remedies:
         return after
 
     def at(self, step: int) -> Remedies:
-        """The same, with the step that the rollback goes to."""
-        return replace(self, rolled_back_to=step)
+        """The same, with the step that the rollback goes to; a freeze lasts as long from there."""
+        left = max(self.adjustments.frozen_until_step - self.rolled_back_from, 0)
+        frozen = replace(self.adjustments, frozen_until_step=step + left if left else 0)
+        return replace(self, rolled_back_to=step, rung_step=-1, adjustments=frozen)
 
     def counted(self, kind: str, number: int = 1) -> Remedies:
         """The same with `number` more of `kind` counted."""
         return replace(self, counts=self.counts | {kind: self.counts.get(kind, 0) + number})
 
-    def recovered(self, health: Health, *, step: int) -> Remedies:
-        """After a checkpoint with this verdict: a healthy one beyond the fall forgives it."""
-        if health.verdict == "ok" and self.rollbacks and step > self.rolled_back_from:
-            return replace(self, rollbacks=0)
-        return self
+    def recovered(self, health: Health, *, step: int, act: ActConfig) -> Remedies:
+        """After a checkpoint with this verdict: what was tried counts as a success.
 
-    def unstuck(self, health: Health) -> Remedies:
-        """The ladder begins anew once the loss is no longer stuck; what it changed stays."""
-        stuck = any(finding.name == "stuck_at_log_k" for finding in health.findings)
-        return self if stuck or not self.rung else replace(self, rung=0)
+        A fall is forgiven by a checkpoint beyond it that is not collapsed; the ladder begins anew
+        after a healthy one, `act.patience_steps` after its last rung. What they changed stays.
+        """
+        after = self
+        if health.verdict != "collapsed" and step > self.rolled_back_from:
+            after = replace(after, rollbacks=0)
+        if health.verdict == "ok" and step - self.rung_step >= act.patience_steps:
+            after = replace(after, rung=0)
+        return after
 
 
 def load_remedies(run: Path) -> Remedies:

@@ -9,6 +9,10 @@ from online_swav.config import RunConfig
 from online_swav.learning.findings import Finding
 from online_swav.learning.rules import Judge, Rule
 from online_swav.status import RunStatus
+from online_swav.wording import duration, size
+
+LEAST_FREE_BYTES = 2**29
+WAIT_WEIGHT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,8 @@ class RunSignals:
     config: RunConfig
     now: float
     """Unix seconds."""
+    wait_ratio: float | None
+    """Share of the time that the learner waits, over about the last 20 looks."""
 
 
 def _backlog(signals: RunSignals) -> bool:
@@ -32,16 +38,12 @@ def _training(signals: RunSignals) -> bool:
     return status.learner_up and status.state == "training"
 
 
-def _wait_ratio(signals: RunSignals) -> float | None:
-    learner = signals.status.learner
-    return learner.wait_ratio if learner is not None else None
-
-
 def _lag(signals: RunSignals) -> Mapping[str, float]:
+    """How far arrival is ahead of reading; 0 for shards that were all there at once."""
     return {
-        name: signals.now - counts.oldest_unread_at
+        name: counts.last_discovered_at - counts.oldest_unread_at
         for name, counts in signals.status.sources.items()
-        if counts.oldest_unread_at is not None
+        if counts.oldest_unread_at is not None and counts.last_discovered_at is not None
     }
 
 
@@ -80,12 +82,12 @@ def _disk_needed(signals: RunSignals) -> float:
     """Room for the next checkpoints: they are written beside the ones that are kept."""
     status = signals.status
     checkpoint = status.checkpoint.size_bytes if status.checkpoint else 0
-    return max(0.02 * (status.disk_size_bytes or 0), 3.0 * checkpoint)
+    return max(float(LEAST_FREE_BYTES), 3.0 * checkpoint)
 
 
 RUN_RULES: tuple[Rule[RunSignals], ...] = (
     Rule(
-        name="starved", read=_wait_ratio,
+        name="starved", read=lambda s: s.wait_ratio,
         unhealthy="above", limit=lambda _: 0.3, hold=60.0,
         applies=lambda s: _training(s) and _backlog(s),
         healthy="under {limit} of the time, best under 0.05",
@@ -93,17 +95,17 @@ RUN_RULES: tuple[Rule[RunSignals], ...] = (
         "range, --ingest 1:4), --ingest.in-flight, or see whether the storage is slow.",
     ),
     Rule(
-        name="lagging", read=_lag,
+        name="lagging", read=_lag, words=duration,
         unhealthy="above", limit=lambda s: s.config.watch.max_lag_s, hold=60.0,
-        healthy="under {limit} s (--watch.max-lag-s)",
+        healthy="the oldest unread shard under {limit} behind the newest (--watch.max-lag-s)",
         remedy="Shards arrive faster than they are trained: add learners (--learners) or, while "
         "the learner waits, readers (--ingest.actors).",
     ),
     Rule(
-        name="stale_data", read=_data_age,
+        name="stale_data", read=_data_age, words=duration,
         unhealthy="above", limit=lambda s: s.config.watch.max_data_age_s, hold=60.0,
         applies=_training,
-        healthy="under {limit} s (--watch.max-data-age-s)",
+        healthy="under {limit} (--watch.max-data-age-s)",
         remedy="What is learned now arrived long ago: add learners (--learners) to catch up, or "
         "raise --watch.max-data-age-s if that is meant.",
     ),
@@ -115,9 +117,9 @@ RUN_RULES: tuple[Rule[RunSignals], ...] = (
         "mend what writes it before --budget.max-bad-share is reached.",
     ),
     Rule(
-        name="checkpoint_old", read=_checkpoint_age,
+        name="checkpoint_old", read=_checkpoint_age, words=duration,
         unhealthy="above", limit=lambda s: 3 * s.config.checkpoint.every_s, applies=_training,
-        healthy="under {limit} s, three times --checkpoint.every-s",
+        healthy="under {limit}, three times --checkpoint.every-s",
         remedy="A crash now would repeat a lot: see the log for failed checkpoints, and whether "
         "the disk is full; lower --checkpoint.every-s if steps are slow.",
     ),
@@ -136,9 +138,9 @@ RUN_RULES: tuple[Rule[RunSignals], ...] = (
         "out, or mix it better with --ingest.window and --ingest.open-shards.",
     ),
     Rule(
-        name="disk_filling", read=_disk_free,
+        name="disk_filling", read=_disk_free, words=size,
         unhealthy="below", limit=_disk_needed, margin=0.2,
-        healthy="above {limit} bytes",
+        healthy="above {limit}",
         remedy="Checkpoints will fail: make room, or lower --checkpoint.keep.",
     ),
 )  # fmt: skip
@@ -154,6 +156,7 @@ class RunJudge:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._judge = Judge(RUN_RULES)
+        self._wait_ratio: float | None = None
 
     def judge(self, status: RunStatus, *, now: float) -> tuple[Finding, ...]:
         """What is wrong now.
@@ -162,6 +165,10 @@ class RunJudge:
             status: The newest snapshot.
             now: Unix seconds.
         """
-        step = status.learner.step if status.learner is not None else 0
-        signals = RunSignals(status, self._config, now)
+        learner = status.learner
+        step = learner.step if learner is not None else 0
+        if learner is not None:
+            before = learner.wait_ratio if self._wait_ratio is None else self._wait_ratio
+            self._wait_ratio = before + WAIT_WEIGHT * (learner.wait_ratio - before)
+        signals = RunSignals(status, self._config, now, self._wait_ratio)
         return self._judge.judge(signals, at=now, now=now, step=step)

@@ -28,7 +28,8 @@ from streams.counts import SourceCounts
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
-STALE_S = 30.0
+STALE_S = 90.0
+"""A probe, a checkpoint or a compilation may take a minute, and nothing is reported meanwhile."""
 HISTORY_S = 5.0
 MAX_STARTS_WITHOUT_PROGRESS = 4
 

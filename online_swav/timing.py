@@ -19,7 +19,7 @@ class StepTimes:
         self._duplicates = 0.0
         self._known = 0.0
         self.data_age_s: float | None = None
-        """Mean age of the first-time images of the last step that had any."""
+        """Mean age of the last step's first-time images; None if it had none."""
 
     def step(self, batch: Batch, *, step_s: float, waited_s: float, now: float) -> None:
         """Count a step.
@@ -42,8 +42,7 @@ class StepTimes:
         ]
         for age in ages:
             self._histograms["ingest_lag_seconds"].observe(age)
-        if ages:
-            self.data_age_s = sum(ages) / len(ages)
+        self.data_age_s = sum(ages) / len(ages) if ages else None
         if ages and batch.near_duplicates:  # a replayed image is none of its own first pass
             share = sum(batch.near_duplicates) / len(ages)
             self._duplicates += DUPLICATES_WEIGHT * (share - self._duplicates)

@@ -10,96 +10,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from torch import nn
 
 from online_swav.caretaker import Caretaker
 from online_swav.checkpoint import Checkpoint, Checkpoints
-from online_swav.config import RunConfig, digest, to_yaml
+from online_swav.committer import Committer
+from online_swav.config import RunConfig
 from online_swav.crops import as_tensors
-from online_swav.errors import CheckpointError
 from online_swav.events import Events
-from online_swav.learning.findings import Health
 from online_swav.learning.learner import Learner, NonFiniteLossError, StepReport
 from online_swav.learning.ranks import Ranks
-from online_swav.lineage import Lineage
 from online_swav.observer import Observer
 from online_swav.parallel import vote
-from online_swav.published import Published
-from online_swav.status import CheckpointStatus, LearnerStatus, ProbeStatus, RunState
+from online_swav.protocols import Books, Desk, Feed
+from online_swav.status import LearnerStatus, ProbeStatus, RunState
 from online_swav.timing import StepTimes
 from streams.batch import Batch
-from streams.ledger_delta import Delta
-from streams.shard import Origin
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILED_CHECKPOINTS = 3
-CHECKPOINT_RETRY_S = 30.0
 PATIENCE_S = 1.0
 """Seconds that ranks with images wait for one whose readers have nothing."""
-
-
-class Feed(Protocol):
-    """Where batches come from."""
-
-    def next_batch(self, *, flush: bool) -> Batch | None:
-        """A batch, or None when none came within a moment. `flush` takes a last partial one."""
-
-    @property
-    def dry(self) -> bool:
-        """Whether every reader said that there is nothing to read now."""
-
-    @property
-    def backlog_ratio(self) -> float:
-        """Share of the requests to readers that were answered before they were asked for."""
-
-
-class Books(Protocol):
-    """What a learner asks of the ledger, in one generation."""
-
-    def claim(self, origins: Sequence[Origin], *, rank: int, step: int) -> list[bool]:
-        """See `Ledger.claim`."""
-
-    def flush(self) -> None:
-        """See `Ledger.flush`."""
-
-    def delta(self, *, step: int, since_step: int, since_version: int) -> Delta:
-        """See `Ledger.delta`."""
-
-    def fold(self, step: int) -> int:
-        """See `Ledger.fold`."""
-
-    def copy_to(self, path: Path) -> object:
-        """See `Ledger.copy_to`."""
-
-    def replay(self) -> int:
-        """See `Ledger.replay`."""
-
-    def pending(self) -> int:
-        """See `Ledger.pending`; and tars that have not settled yet."""
-
-
-class Desk(Protocol):
-    """Where reports go and wishes come from. No call may block on the network."""
-
-    def report(self, status: LearnerStatus) -> None:
-        """The newest numbers."""
-
-    def checkpointed(self, status: CheckpointStatus | None) -> None:
-        """A checkpoint was published, or failed (None)."""
-
-    def probed(self, status: ProbeStatus) -> None:
-        """The labelled probe has a result."""
-
-    def wants_stop(self) -> bool:
-        """Whether someone asked the run to stop."""
 
 
 class Trainer:
@@ -141,32 +76,30 @@ class Trainer:
         self._probe = probe if ranks.rank == 0 else None
         self._generation = generation
         self._observer = observer
-        self._checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
-        self._published = Published(Path(config.run), keep=config.checkpoint.keep)
-        self._lineage = Lineage(Path(config.run))
         self._events = Events(Path(config.run))
+        checkpoints = Checkpoints(Path(config.run), keep=config.checkpoint.keep)
         self._care = Caretaker(
-            run=Path(config.run), act=config.act, learner=learner, checkpoints=self._checkpoints,
+            run=Path(config.run), act=config.act, learner=learner, checkpoints=checkpoints,
             rank=ranks.rank, generation=generation,
         )  # fmt: skip
         self._remedy = 0  # that this rank votes for
-        self._committed_step = resumed.manifest.step if resumed else -1
-        self._committed_version = resumed.manifest.ledger_version if resumed else 0
         self._probes = [ProbeStatus(**p) for p in resumed.manifest.probes] if resumed else []  # type: ignore[arg-type]
         self._held: Batch | None = None
         self._images = 0  # that all ranks together hold for the next step
         self._dry_since: float | None = None
         self._flush = False
         self._finished: str | None = None
+        self._desk_stops = False  # somebody wishes it
         self._refused = 0
-        self._failed_checkpoints = 0
         self._last: StepReport | None = None
         self._phase_s = dict.fromkeys(("wait", "claim", "step", "checkpoint", "probe"), 0.0)
         self._times = StepTimes()
         now = time.monotonic()
         self._reported = (now, 0.0, learner.idle_s or 0.0, learner.step_count, learner.samples_seen)
-        self._checkpoint_at = now
-        self._retry_at = now
+        self._committer = Committer(
+            config, learner=learner, checkpoints=checkpoints, books=books, desk=desk,
+            observer=observer, events=self._events, generation=generation, resumed=resumed,
+        )  # fmt: skip
 
     def run(self) -> str:
         """Train until a limit, the end of the stream, or a wish to stop; the reason in words.
@@ -179,8 +112,9 @@ class Trainer:
         """
         try:
             return self._train()
-        except NonFiniteLossError as error:
-            self._care.nonfinite(error)
+        except NonFiniteLossError as error:  # on every rank at once
+            self._care.apply(*vote(self._ranks, [self._care.fail(error)]))
+            raise
 
     def _train(self) -> str:
         self._run_probe()
@@ -191,7 +125,11 @@ class Trainer:
                 self._step(batch)
         self._report("stopping")
         self._run_probe(last=True)
-        self._commit(last=True)
+        if not self._commit(last=True):
+            if self._desk_stops:
+                reason += "; collapsed: what was learned since the newest checkpoint is not kept"
+            else:  # the end of the work is none of a run that has to go back
+                self._care.apply(*vote(self._ranks, [self._remedy]))
         self._report("stopped")
         return reason
 
@@ -228,7 +166,7 @@ class Trainer:
         out = self._dry_since is not None and now - self._dry_since >= PATIENCE_S
         first = self._ranks.rank == 0
         report_due = first and now - self._reported[0] >= self._config.report_every_s
-        commit_due = first and self._commit_due(now)
+        commit_due = first and self._committer.due(now)
         with self._timed("wait"):
             ready, stop, all_dry, dried_out, report, commit, self._images, remedy = vote(
                 self._ranks,
@@ -242,6 +180,7 @@ class Trainer:
         if commit:
             self._commit()
         if stop:
+            self._desk_stops = True
             # What is claimed already is still trained, lest its claims outlive the last checkpoint.
             self._finished = "asked to stop"
         if ready == self._ranks.size or (ready and (stop or ready + dried_out == self._ranks.size)):
@@ -297,13 +236,13 @@ class Trainer:
         signs = learner.health_values()
         health = learner.health(signs)
         self._remedy = self._care.look(health)
+        idle_s = learner.idle_s  # on every rank: reading it drops what is over
         if self._ranks.rank != 0:
             return
         now = time.monotonic()
         then, waited, idle, step, samples = self._reported
         wait = self._phase_s["wait"] - waited
         # The host runs ahead of a GPU: only while that has nothing to do does the learner wait.
-        idle_s = learner.idle_s
         if idle_s is not None:
             wait = min(wait, idle_s - idle)
         seconds = max(now - then, 1e-9)
@@ -361,113 +300,23 @@ class Trainer:
     def _probe_due(self, step: int) -> bool:
         return step == 0 or step % self._config.probe.every_steps == 0
 
-    # -- commits -------------------------------------------------------------------------------
+    def _commit(self, *, last: bool = False) -> bool:
+        """Commit, unless the run is about to go back: the next vote takes it there.
 
-    def _commit_due(self, now: float) -> bool:
-        steps = self._learner.step_count - max(self._committed_step, 0)
-        limits = self._config.checkpoint
-        return now >= self._retry_at and (
-            steps >= limits.every_steps
-            or (steps > 0 and now - self._checkpoint_at >= limits.every_s)
-        )
-
-    def _commit(self, *, last: bool = False) -> None:
-        """Flush the book, publish the checkpoint, fold what can never be rolled back.
-
-        Collective when there are several ranks: the verdict sums over them.
+        Collective when there are several ranks: the verdict sums over them. Returns whether nothing
+        was withheld.
         """
-        learner = self._learner
-        self._checkpoint_at = time.monotonic()
-        health = learner.health()
-        # A run that is about to go back commits nothing; the next vote takes it there.
+        health = self._learner.health()
         self._remedy = self._care.look(health)
-        if self._care.withholds(health) or learner.step_count == self._committed_step:
-            return
-        self._care.committed(health)
-        if self._ranks.rank != 0:
-            return
-        begun = time.monotonic()
-        with self._timed("checkpoint"):
-            try:
-                checkpoint = self._publish(health.verdict)
-            except CheckpointError as error:
-                self._desk.checkpointed(None)
-                self._events.add("checkpoint_failed", step=learner.step_count, reason=str(error))
-                self._failed_checkpoints += 1
-                if last or self._failed_checkpoints >= MAX_FAILED_CHECKPOINTS:
-                    raise
-                self._retry_at = time.monotonic() + CHECKPOINT_RETRY_S
-                logger.error("checkpoint_failed error=%r", str(error))
-                return
-            self._failed_checkpoints = 0
-            published_at = self._publish_encoder(health)
-            self._lineage.drop_old_bases()
-            self._books.fold(self._checkpoints.prune())
-            if self._lineage.base_due():
-                self._books.copy_to(self._lineage.base_path(learner.step_count))
-        manifest = checkpoint.manifest
-        self._committed_step = manifest.step
-        self._committed_version = manifest.ledger_version
-        seconds = time.monotonic() - begun
-        self._desk.checkpointed(
-            CheckpointStatus(step=manifest.step, published_at=manifest.created_at,
-                             duration_s=seconds, size_bytes=checkpoint.size_bytes,
-                             encoder_published_at=published_at)
-        )  # fmt: skip
-        self._events.add("checkpoint", step=manifest.step, verdict=health.verdict,
-                         seconds=round(seconds, 3), size_bytes=checkpoint.size_bytes)  # fmt: skip
-        logger.info("checkpoint_published step=%d seconds=%.2f verdict=%s",
-                    manifest.step, seconds, health.verdict)  # fmt: skip
-
-    def _publish_encoder(self, health: Health) -> float | None:
-        """Put the backbone into `published/` if it is healthy; when, in unix seconds."""
-        if health.verdict != "ok":
-            return None
-        learner, augment = self._learner, self._config.learner.augment
-        card = {
-            "samples_seen": learner.samples_seen,
-            "verdict": health.verdict,
-            "knn_accuracy": self._probes[-1].knn_accuracy if self._probes else None,
-            "backbone": self._config.learner.model.backbone,
-            "small_stem": self._config.learner.model.small_stem,
-            "mean": augment.mean,
-            "std": augment.std,
-            "size": self._config.crops[0].size,
-            "config_digest": digest(self._config),
-        }
-        try:
-            encoder = self._published.publish(
-                learner.model.backbone, step=learner.step_count, card=card
-            )
-        except CheckpointError as error:  # the checkpoint is safe: the next one publishes again
-            logger.error("publish_failed error=%r", str(error))
-            return None
-        self._events.add("published", step=learner.step_count)
-        return encoder.at
-
-    def _publish(self, verdict: str) -> Checkpoint:
-        learner = self._learner
-        self._books.flush()
-        self._observer.at("after_flush", step=learner.step_count, origins=())
-        delta = self._books.delta(step=learner.step_count, since_step=self._committed_step,
-                                  since_version=self._committed_version)  # fmt: skip
-        checkpoint = self._checkpoints.publish(
-            step=learner.step_count,
-            samples_seen=learner.samples_seen,
-            parent_step=self._committed_step,
-            created_at=time.time(),
-            verdict=verdict,
-            probes=tuple(asdict(probe) for probe in self._probes),
-            learner_state=learner.state_dict(),
-            delta=delta,
-            config_yaml=to_yaml(self._config),
-            generation=self._generation,
-            on_rename=partial(
-                self._observer.at, "after_rename", step=learner.step_count, origins=()
-            ),
-        )
-        self._observer.at("after_publish", step=learner.step_count, origins=())
-        return checkpoint
+        self._committer.looked()
+        if self._care.withholds(health):
+            return False
+        if self._ranks.rank == 0:
+            with self._timed("checkpoint"):
+                done = self._committer.commit(health, self._probes, last=last)
+            if done:
+                self._care.committed(health)
+        return True
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

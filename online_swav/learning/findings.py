@@ -31,7 +31,7 @@ LEARNING_FINDINGS = (
     "few_images_per_prototype",
     "learning_rate_spent",
 )
-"""Signs in the learner's own numbers (`rules.py`)."""
+"""Signs in the learner's own numbers (`signs.py`)."""
 
 RUN_FINDINGS = (
     "starved",
@@ -63,10 +63,14 @@ class Finding:
     """What to do, naming the option to change."""
     collapse: bool = False
     """Whether this finding alone means a collapsed encoder."""
+    advice: bool = False
+    """Whether it leaves the verdict as it is: something to do, with weights that are well."""
     since: float = 0.0
     """When it began, unix seconds."""
     since_step: int = 0
     """Step at which it began."""
+    shown: str = ""
+    """The value in words, as "25 h"; empty where the number speaks for itself."""
     subject: str = ""
     """What it is about when there may be several: the name of a source. Else empty."""
 
@@ -81,9 +85,9 @@ class Health:
     """Verdict over all findings."""
 
     verdict: Verdict = "unknown"
-    """`unknown` until a first window is full."""
+    """`unknown` until a first window is full and the grace at the start is over."""
     findings: tuple[Finding, ...] = ()
-    """What is wrong, worst first; empty when the verdict is ok."""
+    """What is wrong, worst first, then advice; with the verdict ok there is advice at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +104,13 @@ class HealthValues:
     loss_ratio: float | None = None
     """Loss / log K, smoothed."""
     best_loss_ratio: float | None = None
-    """Lowest value that `loss_ratio` had in this lineage."""
+    """Lowest value of `loss_ratio`, slowly forgotten: it rises by 0.002 a window."""
     code_entropy_ratio: float | None = None
     """Entropy of the codes / log K, smoothed: 1 when they are uniform, 0 when one-hot."""
     view_agreement_ratio: float | None = None
     """Share of images whose two codes have the same largest prototype, smoothed."""
     gradient_norm_ratio: float | None = None
-    """Gradient norm of the last step / its running geometric mean over about 200 steps."""
+    """Gradient norm over about 10 steps / over about 200, geometric means."""
     usage_perplexity_ratio: float | None = None
     """exp(entropy of the score-argmax histogram of the window) / K."""
     dead_prototype_ratio: float | None = None
@@ -128,7 +132,7 @@ class HealthValues:
     eval_usage_ratio: float | None = None
     """Usage perplexity of the same images in eval mode / in train mode (batch norm)."""
     queue_loss_ratio: float | None = None
-    """Loss with codes by queue and batch / loss with codes by the batch alone."""
+    """Loss with codes by queue and batch / by the batch alone, where that has K images."""
     queue_age_steps: float | None = None
     """Mean age of the queue's embeddings, in steps."""
     queue_age_max_steps: float | None = None
@@ -136,4 +140,4 @@ class HealthValues:
     queue_cosine: float | None = None
     """Cosine of a held slice's embeddings to the same images encoded again at that age."""
     images_per_prototype: float | None = None
-    """(batch + queue) / K of the last step."""
+    """(images of a step, over about 50 steps + configured queue) / K."""

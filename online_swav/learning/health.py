@@ -26,6 +26,8 @@ EIGEN_SHARE = 0.005
 ALPHA_FROM = 5
 """First eigenvalue of the power-law fit; the largest ones do not follow it."""
 ALPHA_TO = 100
+LEAK = 0.002
+"""By how much of log K the lowest loss rises per window: streams change, and best is no promise."""
 
 
 def rankme(second_moment: Float[Tensor, "D D"]) -> float:
@@ -121,6 +123,8 @@ class HealthMonitor(nn.Module):
         """The slot that is being filled."""
         self.images = 0
         """Images of all ranks in it, those of skipped steps too."""
+        self.fresh = False
+        """Whether a window was filled since this monitor was made or resumed."""
         self._cached: HealthValues | None = None
         self._eigen_end = 0.0
         self._eigen_pause = 0.0
@@ -171,17 +175,32 @@ class HealthMonitor(nn.Module):
         if self.images >= self._window:
             self._roll(settled)
 
-    def resume(self, *, slot: int, images: int) -> None:
-        """Continue a window, after the buffers are loaded. The features' begin anew."""
-        self.slot, self.images, self._cached = slot, images, None
+    def resume(self, *, slot: int, images: int, first: bool) -> None:
+        """Continue a window, after the buffers are loaded. The features' begin anew.
+
+        Args:
+            slot: The one that is being filled.
+            images: In it.
+            first: Whether this is rank 0, whose sums they are; the others have none.
+        """
+        self.slot, self.images, self._cached, self.fresh = slot, images, None, False
+        if not first:
+            for buffer in (self.counts, self.moment, self.mean, self.seen):
+                buffer.zero_()
+
+    def forget_best(self) -> None:
+        """The problem has changed: losses of before are no measure any more."""
+        self.best_loss.fill_(math.inf)
 
     def _roll(self, settled: bool) -> None:
         """The full slot becomes the window, the other one is emptied."""
         if settled:
             loss = self.running[0] / self.running[3]
-            self.best_loss.copy_(torch.fmin(self.best_loss, loss))
+            leaked = self.best_loss + LEAK * math.log(self.counts.shape[1])
+            self.best_loss.copy_(torch.fmin(leaked, loss))
         self.slot = 1 - self.slot
         self.images = 0
+        self.fresh = True
         for buffer in (self.counts, self.moment, self.mean, self.seen, self.feature_moment,
                        self.feature_mean):  # fmt: skip
             buffer[self.slot].zero_()
@@ -224,7 +243,7 @@ class HealthMonitor(nn.Module):
         )
         if not total:
             return HealthValues()
-        if feature_total:
+        if feature_total and ranks.rank == 0:  # which alone reports it
             self._decompose(feature_moment / feature_total, feature_mean / feature_total)
         variance = (moment.diagonal() / total - (mean / total) ** 2).clamp(min=0)
         return HealthValues(

@@ -201,7 +201,7 @@ class Learner:
         codes = all_codes[:, :count]
         loss = swapped_prediction_loss(scores, codes, temperature=temperature)
         if self._vitals.inspection.due(self.step_count):
-            self._inspect_codes(all_codes, scores, loss, epsilon, temperature, share)
+            self._inspect_codes(all_codes, scores, loss, epsilon, temperature, share, total)
         grad_norm = self._backward(loss, share=share)
         loss = loss.detach()
 
@@ -221,7 +221,7 @@ class Learner:
             view_agreement=view_agreement, grad_norm=grad_norm, skipped=skip,
         )  # fmt: skip
         self._vitals.measure(
-            self.step_count, left, images=total, queue=self._queue,
+            self.step_count, left, images=total, queue=self._queue, adjustments=self.adjustments,
             prototypes=self.model.prototypes.weight.detach().float(),
         )  # fmt: skip
         self._idle.step_ended()
@@ -250,7 +250,7 @@ class Learner:
         """
         self._nonfinite.settle()
         return self._vitals.judge(
-            values or self.health_values(), step=self.step_count, lr=self._rate(),
+            values or self.health_values(), step=self.step_count, adjustments=self.adjustments,
             recent_nonfinite=self._nonfinite.recent(self.step_count),
         )  # fmt: skip
 
@@ -340,12 +340,13 @@ class Learner:
 
     def _inspect_codes(
         self, all_codes: Float[Tensor, "A N K"], scores: Float[Tensor, "V B K"],
-        loss: Float[Tensor, ""], epsilon: float, temperature: float, share: float,
+        loss: Float[Tensor, ""], epsilon: float, temperature: float, share: float, total: int,
     ) -> None:  # fmt: skip
         """The marginals, and what the queue does to the loss."""
         with_queue = alone = None
-        if self._queue.full:
-            scores = scores.detach()
+        scores = scores.detach()
+        # A batch of fewer images than prototypes has no codes of its own worth comparing with.
+        if self._queue.full and total >= scores.shape[2]:
             codes = self._codes(scores[:NUM_ASSIGNED], epsilon=epsilon)
             alone = share * swapped_prediction_loss(scores, codes, temperature=temperature)
             with_queue = share * loss.detach()
@@ -372,7 +373,7 @@ class Learner:
                 "samples_seen": self.samples_seen,
                 "nonfinite_steps": self._nonfinite.total,
                 "nonfinite_in_a_row": self._nonfinite.in_a_row,
-                "last_nonfinite_step": self._nonfinite.last_step,
+                "recent_nonfinite_steps": list(self._nonfinite.steps),
             },
         }
 
@@ -394,5 +395,6 @@ class Learner:
         self.samples_seen = int(counters["samples_seen"])
         self._nonfinite.total = int(counters["nonfinite_steps"])
         self._nonfinite.in_a_row = int(counters["nonfinite_in_a_row"])
-        self._nonfinite.last_step = int(counters["last_nonfinite_step"])
+        self._nonfinite.steps.clear()
+        self._nonfinite.steps.extend(int(step) for step in counters["recent_nonfinite_steps"])
         self._checked_scores = False

@@ -45,8 +45,8 @@ class NonFiniteSteps:
         """Skipped steps that are known of."""
         self.in_a_row = 0
         """Skipped steps up to the newest known one."""
-        self.last_step = -1
-        """Step before which the newest skipped one was made; -1 without any."""
+        self.steps: deque[int] = deque(maxlen=NONFINITE_MEMORY_STEPS)
+        """Steps before which skipped ones were made, the newest of them."""
 
     def record(self, step: int, skipped: Bool[Tensor, ""]) -> None:
         """Take note of the verdict over the step after `step`.
@@ -73,8 +73,8 @@ class NonFiniteSteps:
         self._read(0)
 
     def recent(self, step: int) -> int:
-        """All skipped steps; 0 if none of them was in the last `NONFINITE_MEMORY_STEPS`."""
-        return self.total if self.last_step >= max(0, step - NONFINITE_MEMORY_STEPS) else 0
+        """Skipped steps among the last `NONFINITE_MEMORY_STEPS`."""
+        return sum(skipped >= step - NONFINITE_MEMORY_STEPS for skipped in self.steps)
 
     def _read(self, leave: int) -> None:
         while len(self._unread) > leave:
@@ -86,7 +86,7 @@ class NonFiniteSteps:
                 continue
             self.total += 1
             self.in_a_row += 1
-            self.last_step = verdict.step
+            self.steps.append(verdict.step)
             if self.in_a_row >= self._most_in_a_row:
                 raise NonFiniteLossError(
                     f"loss or gradient not finite in steps {verdict.step - self.in_a_row + 2} to "

@@ -38,8 +38,12 @@ class Rule(Generic[S]):
     """The healthy range in words; `{limit}` stands for the limit."""
     remedy: str
     """What to do, naming the option to change."""
+    words: Callable[[float], str] | None = None
+    """How value and limit are said; None: as numbers."""
     collapses: Callable[[S, float], bool] = lambda _signals, _value: False
     """Whether the number alone means a collapsed encoder."""
+    advice: bool = False
+    """Whether it is told without making the verdict worse: the weights themselves are well."""
 
     def beyond(self, signals: S, value: float) -> bool:
         """Whether the number is unhealthy."""
@@ -93,7 +97,7 @@ class Judge(Generic[S]):
                 self._follow(rule, signals, numbers.get(subject), track, at, (now, step))
                 if track.active:
                     found.append(self._finding(rule, signals, track, subject))
-        found.sort(key=lambda finding: not finding.collapse)
+        found.sort(key=lambda finding: (not finding.collapse, finding.advice))
         return tuple(found)
 
     @staticmethod
@@ -114,7 +118,9 @@ class Judge(Generic[S]):
             track.active = track.active or at - track.beyond_since >= rule.hold
             return
         track.beyond_since = None
-        if track.active and rule.back(signals, value):
+        if not rule.back(signals, value):
+            track.back_since = None
+        elif track.active:
             track.back_since = at if track.back_since is None else track.back_since
             if at - track.back_since >= rule.hold:
                 track.active, track.back_since = False, None
@@ -124,9 +130,11 @@ class Judge(Generic[S]):
         return Finding(
             name=rule.name,
             value=track.value,
-            healthy=rule.healthy.format(limit=f"{rule.limit(signals):.3g}"),
+            shown=rule.words(track.value) if rule.words else "",
+            healthy=rule.healthy.format(limit=(rule.words or "{:.3g}".format)(rule.limit(signals))),
             remedy=rule.remedy,
             collapse=rule.collapses(signals, track.value),
+            advice=rule.advice,
             since=track.began[0],
             since_step=track.began[1],
             subject=subject,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from online_swav.learning.findings import Finding, Health, HealthValues
+from online_swav.learning.findings import Finding, Health, HealthValues, Verdict
 from online_swav.learning.rules import Judge, Rule
 
 
@@ -21,8 +21,12 @@ class Signals:
     values: HealthValues
     step: int
     """Steps made."""
+    settled_step: int
+    """Step from which nothing is on its way any more: warm-up, freeze, ramps."""
     stuck_after_steps: int
-    """Grace at the start."""
+    """Grace: steps before anything is judged, and after that step before loss = log K is."""
+    fresh_window: bool
+    """Whether a window was filled since the learner started: none that a checkpoint brought."""
     num_prototypes: int
     """K."""
     embedding_dim: int
@@ -30,17 +34,26 @@ class Signals:
     feature_dim: int
     """F."""
     recent_nonfinite: int
-    """Updates skipped for a non-finite loss, if one was of late."""
+    """Updates skipped for a non-finite loss in the last 1,000 steps."""
     lr: float
-    """Rate of the last update."""
+    """Rate of the next update, by the schedule alone."""
     peak_lr: float
     """Rate after the warm-up, as configured."""
-    warm: bool
-    """Whether the warm-up is over."""
+    schedule_ended: bool
+    """Whether a schedule with an end has come to it."""
 
 
 def _past_start(signals: Signals) -> bool:
-    return signals.step > signals.stuck_after_steps
+    return signals.step > max(signals.settled_step, signals.stuck_after_steps)
+
+
+def _past_grace(signals: Signals) -> bool:
+    return signals.step > signals.settled_step + signals.stuck_after_steps
+
+
+def _collapsing(signals: Signals) -> bool:
+    """Whether signs of collapse are to be acted upon."""
+    return _past_start(signals) and signals.fresh_window
 
 
 def _value(name: str) -> Callable[[Signals], float | None]:
@@ -76,7 +89,7 @@ RULES: tuple[Rule[Signals], ...] = (
         healthy="{limit} to 1, best near 1",
         remedy="All images look alike to the encoder: go back to a healthy checkpoint with a lower "
         "--learner.optim.lr.",
-        collapses=lambda signals, _: _past_start(signals),
+        collapses=lambda signals, _: _collapsing(signals),
     ),
     Rule(
         name="narrow_prototype_usage", read=_value("usage_perplexity_ratio"),
@@ -84,11 +97,11 @@ RULES: tuple[Rule[Signals], ...] = (
         healthy="above {limit}",
         remedy="Few prototypes win: raise --learner.codes.freeze-prototypes-steps, or lower "
         "--learner.model.num-prototypes.",
-        collapses=lambda s, value: _past_start(s) and value * s.num_prototypes < 1.5,
+        collapses=lambda s, value: _collapsing(s) and value * s.num_prototypes < 1.5,
     ),
     Rule(
         name="stuck_at_log_k", read=_value("loss_ratio"),
-        unhealthy="above", limit=lambda _: 0.98, margin=0.02, hold=20.0, applies=_past_start,
+        unhealthy="above", limit=lambda _: 0.98, margin=0.02, hold=20.0, applies=_past_grace,
         healthy="0.37 to 0.9 after the start",
         remedy="The codes are too soft to follow: lower --learner.codes.epsilon.start (0.01 to "
         "0.015 for small models), or raise --learner.codes.freeze-prototypes-steps, or lower "
@@ -102,7 +115,7 @@ RULES: tuple[Rule[Signals], ...] = (
         "count, shorten --learner.queue.length or raise --learner.queue.start-step.",
     ),
     Rule(
-        name="nonfinite_steps", read=lambda s: float(s.recent_nonfinite),
+        name="nonfinite_steps", read=lambda s: float(s.recent_nonfinite), advice=True,
         unhealthy="above", limit=lambda _: 0.0,
         healthy="0",
         remedy="The loss was NaN or infinite: lower --learner.optim.lr, lengthen "
@@ -110,13 +123,13 @@ RULES: tuple[Rule[Signals], ...] = (
     ),
     Rule(
         name="codes_uniform", read=_value("code_entropy_ratio"),
-        unhealthy="above", limit=lambda _: 0.9, margin=0.02, hold=20.0, applies=_past_start,
-        healthy="0.06 to {limit}",
+        unhealthy="above", limit=lambda _: 0.95, margin=0.02, hold=20.0, applies=_past_start,
+        healthy="0.05 to {limit}",
         remedy="The codes say nothing: lower --learner.codes.epsilon.start and .end.",
     ),
     Rule(
         name="codes_one_hot", read=_value("code_entropy_ratio"),
-        unhealthy="below", limit=lambda _: 0.06, hold=20.0, applies=_past_start,
+        unhealthy="below", limit=lambda _: 0.05, hold=20.0, applies=_past_start,
         healthy="above {limit}",
         remedy="The codes are hard assignments, which amplify every error: raise "
         "--learner.codes.epsilon.start and .end.",
@@ -131,10 +144,10 @@ RULES: tuple[Rule[Signals], ...] = (
     Rule(
         name="views_disagree", read=_value("view_agreement_ratio"),
         unhealthy="below", limit=lambda s: min(0.1, 5 / s.num_prototypes), hold=50.0,
-        applies=_past_start,
+        applies=_past_grace,
         healthy="above {limit} (five times chance), later 0.3 to 0.8",
         remedy="Two crops of an image get different codes: is there more than one kind of image in "
-        "the stream? Soften the crops (--config crops.scale) "
+        "the stream? Soften the crops (--crops.0.scale) "
         "and --learner.augment.jitter, or lower --learner.optim.lr.",
     ),
     Rule(
@@ -176,7 +189,7 @@ RULES: tuple[Rule[Signals], ...] = (
     ),
     Rule(
         name="steep_spectrum", read=_value("spectrum_alpha"),
-        unhealthy="above", limit=lambda _: 2.0, hold=50.0, applies=_past_start,
+        unhealthy="above", limit=lambda _: 3.0, hold=50.0, applies=_past_start,
         healthy="under {limit}, about 1 at its best",
         remedy="Few directions carry all of the features: lower --learner.optim.lr, or train on "
         "more varied images.",
@@ -190,10 +203,10 @@ RULES: tuple[Rule[Signals], ...] = (
     ),
     Rule(
         name="batch_norm_gap", read=_value("eval_usage_ratio"),
-        unhealthy="below", limit=lambda _: 0.5, applies=_past_start,
+        unhealthy="below", limit=lambda _: 0.5, hold=100.0, applies=_past_start,
         healthy="above {limit}, best near 1",
         remedy="In eval mode the encoder uses far fewer prototypes than in training: raise "
-        "--ingest.batch-size, set --learner.sync-batch-norm True, or mix the stream better "
+        "--ingest.batch-size, set --learner.sync-batch-norm, or mix the stream better "
         "(--ingest.window, --ingest.open-shards).",
     ),
     Rule(
@@ -211,15 +224,15 @@ RULES: tuple[Rule[Signals], ...] = (
         "--learner.queue.start-step, or shorten --learner.queue.length.",
     ),
     Rule(
-        name="few_images_per_prototype", read=_value("images_per_prototype"),
-        unhealthy="below", limit=lambda _: 0.05,
+        name="few_images_per_prototype", read=_value("images_per_prototype"), advice=True,
+        unhealthy="below", limit=lambda _: 0.05, hold=50.0,
         healthy="above {limit}, the official recipes keep 1.37",
         remedy="Too few images share one code problem: raise --ingest.batch-size, --learners or "
         "--learner.queue.length, or lower --learner.model.num-prototypes.",
     ),
     Rule(
-        name="learning_rate_spent", read=lambda s: s.lr / s.peak_lr if s.warm else None,
-        unhealthy="below", limit=lambda _: 1e-4,
+        name="learning_rate_spent", read=lambda s: s.lr / s.peak_lr, advice=True,
+        unhealthy="below", limit=lambda _: 0.01, applies=lambda s: s.schedule_ended,
         healthy="above {limit} of --learner.optim.lr",
         remedy="The schedule has ended and nothing is learned any more: set "
         "--learner.schedule.kind hold, or a higher --learner.schedule.final-lr.",
@@ -243,8 +256,12 @@ class LearningJudge:
         found: tuple[Finding, ...] = self._judge.judge(
             signals, at=float(signals.step), now=now, step=signals.step
         )
-        if found:
-            collapsed = found[0].collapse
-            return Health(verdict="collapsed" if collapsed else "degraded", findings=found)
-        known = signals.values.usage_perplexity_ratio is not None
-        return Health(verdict="ok" if known else "unknown")
+        verdict: Verdict
+        if any(finding.collapse for finding in found):
+            verdict = "collapsed"
+        elif not all(finding.advice for finding in found):
+            verdict = "degraded"
+        else:
+            known = signals.values.usage_perplexity_ratio is not None
+            verdict = "ok" if known and _past_start(signals) else "unknown"
+        return Health(verdict=verdict, findings=found)

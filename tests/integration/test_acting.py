@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from online_swav import inprocess
-from online_swav.books import verify
+from online_swav.books import totals, verify
 from online_swav.caretaker import Caretaker
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import ActConfig, CheckpointConfig
@@ -69,10 +71,12 @@ def actions(run):
 
 
 def eager(config, **act):
-    """Report at every turn, checkpoint every two steps."""
+    """Report at every turn, checkpoint every two steps; a small backbone for small checkpoints."""
+    model = dataclasses.replace(config.learner.model, backbone="shufflenet_v2_x0_5")
     return dataclasses.replace(
         config, report_every_s=1e-9, observer=RECORDED, act=ActConfig(**act),
         checkpoint=CheckpointConfig(every_steps=2),
+        learner=dataclasses.replace(config.learner, model=model),
     )  # fmt: skip
 
 
@@ -151,7 +155,7 @@ def test_the_ladder_changes_the_recipe_step_by_step(config, verdicts):
     assert told == [("refreeze", 1.0, 1.0), ("epsilon", 0.6, 1.0), ("rate", 0.6, 0.5)]
     assert_books_are_right(run)
     # It goes on with what was changed, also after a restart.
-    learner, _ = inprocess.start_learner(config, ranks=inprocess.SINGLE_RANK,
+    learner, _ = inprocess.start_learner(eager(config), ranks=inprocess.SINGLE_RANK,
                                          device=torch.device("cpu"))  # fmt: skip
     Caretaker(run=run, act=config.act, learner=learner, checkpoints=Checkpoints(run, keep=3),
               rank=0, generation=9)  # fmt: skip
@@ -163,4 +167,79 @@ def test_a_second_fall_goes_further_back(config, verdicts):
     run = Path(config.run)
     train_in_process(eager(config), RecordingDesk())
     assert [a["to_step"] for a in actions(run) if a["kind"] == "rollback"] == [6, 4]
+    assert_books_are_right(run)
+
+
+def test_the_end_of_the_stream_is_no_end_for_a_run_that_has_to_go_back(config, verdicts):
+    verdicts(lambda step, rate: COLLAPSED if step >= 12 and rate == 1 else OK)
+    run = Path(config.run)
+    desk = RecordingDesk()
+    train_in_process(eager(config), desk)
+    assert [a["kind"] for a in actions(run)] == ["rollback"]
+    assert_books_are_right(run)
+    assert desk.reports[-1].health == OK
+
+
+def test_a_run_whose_checkpoints_are_all_collapsed_gives_up_at_once(config, verdicts):
+    verdicts(lambda _step, _rate: COLLAPSED)
+    run = Path(config.run)
+    train_in_process(dataclasses.replace(eager(config, enabled=False), stop_after_steps=6),
+                     RecordingDesk())  # fmt: skip
+    assert Checkpoints(run, keep=3).latest().manifest.verdict == "collapsed"
+    with pytest.raises(GivenUp, match="There is no checkpoint that it could go back to"):
+        train_in_process(eager(config), RecordingDesk())
+    assert [a["kind"] for a in actions(run)] == ["give_up"]
+
+
+def test_a_fall_before_the_first_checkpoint_begins_anew(config, verdicts):
+    verdicts(lambda step, rate: COLLAPSED if step >= 2 and rate == 1 else OK)
+    run = Path(config.run)
+    late = dataclasses.replace(eager(config), checkpoint=CheckpointConfig(every_steps=100))
+    train_in_process(late, RecordingDesk())
+    (rollback,) = actions(run)
+    assert (rollback["kind"], rollback["to_step"]) == ("rollback", 0)
+    assert_books_are_right(run)
+
+
+def test_the_signs_of_collapse_are_no_refuge_even_where_they_are_not_called_so(config, verdicts):
+    early = Health(verdict="degraded", findings=COLLAPSED.findings)
+    verdicts(lambda step, rate: OK if rate < 1 or step <= 2 else
+             early if step < 7 else COLLAPSED)  # fmt: skip
+    run = Path(config.run)
+    train_in_process(eager(config), RecordingDesk())
+    assert [a["to_step"] for a in actions(run)] == [2]
+    assert_books_are_right(run)
+
+
+def test_a_book_lost_after_a_rollback_is_rebuilt_without_what_was_forgotten(
+    config, verdicts, monkeypatch
+):
+    monkeypatch.setattr("online_swav.lineage.LEAST_DELTA_BYTES", 1)
+    verdicts(lambda step, rate: COLLAPSED if step >= 9 and rate == 1 else
+             STUCK if step > 4 and rate == 1 else OK)  # fmt: skip
+    run = Path(config.run)
+    keep_one = CheckpointConfig(every_steps=2, keep=1)
+    changed = dataclasses.replace(eager(config, patience_steps=1000), checkpoint=keep_one)
+    train_in_process(changed, RecordingDesk())
+    assert [a["to_step"] for a in actions(run) if a["kind"] == "rollback"] == [4]
+    with closing(sqlite3.connect(run / "ledger.sqlite")) as db:
+        claims = "SELECT shard, idx, pass, step FROM claims ORDER BY 1, 2, 3"
+        before = db.execute(claims).fetchall()
+    counted = totals(run)["s"]
+    for path in run.glob("ledger.sqlite*"):
+        path.unlink()
+    rebuild(run)
+    with closing(sqlite3.connect(run / "ledger.sqlite")) as db:
+        assert set(db.execute(claims).fetchall()) == set(before)
+    assert (totals(run)["s"].trained, verify(run)) == (counted.trained, [])
+
+
+def test_the_ladder_goes_on_where_it_was_after_a_restart(config, verdicts):
+    verdicts(lambda _step, _rate: STUCK)
+    run = Path(config.run)
+    act = {"patience_steps": 3, "refreeze_steps": 3}
+    for limit in (4, 8, None):
+        train_in_process(dataclasses.replace(eager(config, **act), stop_after_steps=limit),
+                         RecordingDesk())  # fmt: skip
+    assert [a["kind"] for a in actions(run)] == ["refreeze", "epsilon", "rate"]
     assert_books_are_right(run)

@@ -37,11 +37,13 @@ def test_the_ladder_has_three_rungs_and_is_patient():
     assert (now.counts["refreeze"], now.counts["epsilon"], now.counts["rate"]) == (1, 1, 1)
 
 
-def test_the_ladder_begins_anew_when_the_loss_was_free_in_between():
+def test_the_ladder_begins_anew_only_after_a_checkpoint_that_was_healthy_for_long():
     now = Remedies().taken("refreeze", step=1000, act=ACT)
-    assert now.unstuck(STUCK) == now
-    free = now.unstuck(OK)
-    assert free.next(STUCK, step=1001, act=ACT) == "refreeze"
+    assert now.recovered(OK, step=1050, act=ACT) == now, "free for a moment only"
+    assert now.next(STUCK, step=1060, act=ACT) is None
+    assert now.next(STUCK, step=1100, act=ACT) == "epsilon", "not the first rung again"
+    free = now.recovered(OK, step=1100, act=ACT)
+    assert free.next(STUCK, step=1101, act=ACT) == "refreeze"
     assert free.adjustments == now.adjustments, "what it changed stays"
 
 
@@ -56,11 +58,20 @@ def test_collapse_rolls_back_until_it_gives_up():
 
 def test_a_healthy_checkpoint_beyond_the_fall_forgives_it():
     fallen = Remedies().taken("rollback", step=500, act=ACT)
-    assert fallen.recovered(OK, step=500).rollbacks == 1
-    assert fallen.recovered(STUCK, step=900).rollbacks == 1
-    forgiven = fallen.recovered(OK, step=501)
+    assert fallen.recovered(OK, step=500, act=ACT).rollbacks == 1
+    assert fallen.recovered(COLLAPSED, step=900, act=ACT).rollbacks == 1
+    assert fallen.recovered(STUCK, step=900, act=ACT).rollbacks == 0, "unwell, but not collapsed"
+    forgiven = fallen.recovered(OK, step=501, act=ACT)
     assert forgiven.rollbacks == 0
     assert forgiven.adjustments.lr_factor == ACT.lr_factor, "the rate stays low"
+
+
+def test_a_freeze_lasts_as_long_from_where_the_run_goes_back_to():
+    frozen = Remedies().taken("refreeze", step=1000, act=ACT)
+    back = frozen.taken("rollback", step=1010, act=ACT).at(600)
+    assert back.adjustments.frozen_until_step == 600 + 40
+    thawed = frozen.taken("rollback", step=2000, act=ACT).at(600)
+    assert thawed.adjustments.frozen_until_step == 0
 
 
 def test_a_run_that_may_not_act_does_not():

@@ -47,7 +47,9 @@ def test_every_histogram_counts_what_its_name_says():
     assert found["batch_wait_seconds"].sum == pytest.approx(1.5)
     assert found["decode_duration_seconds"].total == 3
     assert (found["ingest_lag_seconds"].total, found["ingest_lag_seconds"].sum) == (2, 60.0)
-    assert times.data_age_s == 30.0
+    assert times.data_age_s is None, "the last step only replayed"
+    times.step(batch([0]), step_s=0.4, waited_s=1.5, now=110)
+    assert times.data_age_s == 10.0
 
 
 def test_near_duplicates_are_a_share_of_the_images_seen_for_the_first_time():

@@ -135,6 +135,27 @@ def test_the_lowest_loss_is_kept_once_the_ramps_are_over():
     assert values.best_loss_ratio < values.loss_ratio
 
 
+def test_the_lowest_loss_is_slowly_forgotten_and_at_once_when_the_problem_changes():
+    target = monitor(100)
+    add(target, spread(100), loss=0.1 * math.log(K))
+    best = target.values().best_loss_ratio
+    for _ in range(20):
+        add(target, spread(100), loss=0.9 * math.log(K))
+    assert target.values().best_loss_ratio == pytest.approx(best + 20 * 0.002)
+    target.forget_best()
+    assert target.values().best_loss_ratio is None
+
+
+def test_only_rank_0_brings_the_sums_of_a_checkpoint():
+    first, other = monitor(100), monitor(100)
+    add(first, spread(100))
+    other.load_state_dict(first.state_dict())
+    other.resume(slot=first.slot, images=first.images, first=False)
+    assert first.fresh
+    assert not other.fresh
+    assert other.values().images == 0
+
+
 def test_a_jump_of_the_gradient_is_seen_against_its_past():
     target = monitor(100)
     for _ in range(300):
@@ -150,7 +171,7 @@ def test_a_window_continues_from_its_state():
     parts = spread(300).split(100)
     add(first, parts[0])
     second.load_state_dict(first.state_dict())
-    second.resume(slot=first.slot, images=first.images)
+    second.resume(slot=first.slot, images=first.images, first=True)
     for part in parts[1:]:
         add(first, part)
         add(second, part)

@@ -105,8 +105,9 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_raise():
     steps = NonFiniteSteps(3)
     for step, skipped in enumerate([NO, YES, YES, NO, YES]):
         steps.record(step, skipped)
-    assert (steps.total, steps.in_a_row, steps.last_step) == (3, 1, 4)
+    assert (steps.total, steps.in_a_row, steps.steps[-1]) == (3, 1, 4)
     assert steps.recent(1000) == 3
+    assert steps.recent(1003) == 1
     assert steps.recent(2000) == 0
     steps.record(5, YES)
     with pytest.raises(NonFiniteLossError, match=r"in steps 5 to 7\. .*--learner\.optim\.lr"):

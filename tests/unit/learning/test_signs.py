@@ -22,7 +22,7 @@ UNHEALTHY = {
     "stuck_at_log_k": {"loss_ratio": 0.999, "best_loss_ratio": 0.995},
     "loss_bounced_back": {"loss_ratio": 0.8},
     "codes_uniform": {"code_entropy_ratio": 0.99},
-    "codes_one_hot": {"code_entropy_ratio": 0.001},
+    "codes_one_hot": {"code_entropy_ratio": 0.04},
     "codes_unbalanced": {"marginal_error_ratio": 1.9},
     "views_disagree": {"view_agreement_ratio": 0.01},
     "dead_prototypes": {"dead_prototype_ratio": 0.95},
@@ -41,8 +41,9 @@ UNHEALTHY = {
 
 def signals(step, *, values=HEALTHY, **over):
     numbers = {
-        "stuck_after_steps": 500, "num_prototypes": 300, "embedding_dim": 128, "feature_dim": 512,
-        "recent_nonfinite": 0, "lr": 0.1, "peak_lr": 0.1, "warm": True,
+        "settled_step": 0, "stuck_after_steps": 500, "fresh_window": True, "num_prototypes": 300,
+        "embedding_dim": 128, "feature_dim": 512, "recent_nonfinite": 0, "lr": 0.1, "peak_lr": 0.1,
+        "schedule_ended": False,
     }  # fmt: skip
     return Signals(values=values, step=step, **(numbers | over))
 
@@ -79,6 +80,8 @@ def test_an_unhealthy_number_raises_its_finding_alone_and_clears_with_it(name, v
         health = judge.judge(signals(step, values=bad), now=float(step))
     assert names(health) == [name]
     (finding,) = health.findings
+    assert health.verdict == ("ok" if finding.advice else
+                              "collapsed" if finding.collapse else "degraded")  # fmt: skip
     assert finding.since == finding.since_step == 600
     assert finding.link == f"docs/health.md#{name}"
     assert "{" not in finding.healthy
@@ -87,12 +90,33 @@ def test_an_unhealthy_number_raises_its_finding_alone_and_clears_with_it(name, v
     assert health.verdict == "ok"
 
 
-def test_skipped_steps_and_a_spent_rate_are_findings():
-    assert names(LearningJudge().judge(signals(1000, recent_nonfinite=2), now=0.0)) == [
-        "nonfinite_steps"
-    ]
-    assert names(LearningJudge().judge(signals(1000, lr=0.0), now=0.0)) == ["learning_rate_spent"]
-    assert LearningJudge().judge(signals(1000, lr=0.0, warm=False), now=0.0).verdict == "ok"
+def test_advice_is_told_and_leaves_the_verdict():
+    skipped = LearningJudge().judge(signals(1000, recent_nonfinite=2), now=0.0)
+    assert (skipped.verdict, names(skipped)) == ("ok", ["nonfinite_steps"])
+    spent = LearningJudge().judge(signals(1000, lr=0.0, schedule_ended=True), now=0.0)
+    assert (spent.verdict, names(spent)) == ("ok", ["learning_rate_spent"])
+    assert LearningJudge().judge(signals(1000, lr=0.0), now=0.0).findings == ()
+
+
+def test_a_slow_starter_is_given_time():
+    """The official recipe freezes its prototypes for 5,005 steps, and stays at log K meanwhile."""
+    judge = LearningJudge()
+    bad = dataclasses.replace(
+        HEALTHY, loss_ratio=0.999, best_loss_ratio=0.99, code_entropy_ratio=0.97,
+        view_agreement_ratio=0.001,
+    )  # fmt: skip
+    for step in range(0, 5000, 100):
+        assert judge.judge(signals(step, values=bad, settled_step=5005), now=0.0).findings == ()
+    for step in range(5100, 6000, 100):
+        late = judge.judge(signals(step, values=bad, settled_step=5005), now=0.0)
+    assert names(late) == ["stuck_at_log_k", "codes_uniform", "views_disagree"]
+
+
+def test_a_window_that_a_checkpoint_brought_is_no_collapse():
+    bad = dataclasses.replace(HEALTHY, embedding_std_ratio=0.05)
+    old = LearningJudge().judge(signals(1000, values=bad, fresh_window=False), now=0.0)
+    assert old.verdict == "degraded"
+    assert LearningJudge().judge(signals(1000, values=bad), now=0.0).verdict == "collapsed"
 
 
 def test_only_collapse_is_called_collapse_and_not_at_the_start():
