@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from online_swav import inprocess
-from online_swav.books import totals, verify
+from online_swav.books import rebuild, totals, verify
 from online_swav.caretaker import Caretaker
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import ActConfig, CheckpointConfig
