@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-chaos check bench-gpu
+.PHONY: demo test test-benchmarks test-chaos check bench-gpu
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,6 +15,9 @@ demo: .venv/.installed  ## train on the embedded stream, about four minutes on t
 
 test: .venv/.installed  ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-benchmarks: .venv/.installed  ## every benchmark script runs, at toy size
+	$(BIN)/python -m pytest -m 'benchmark and not chaos'
 
 test-chaos: .venv/.installed  ## every process killed, frozen or out of disk, on a real Ray
 	$(BIN)/python -m pytest -m chaos

@@ -145,8 +145,8 @@ def _started(prototypes: int, queue: int) -> Learner:
     if queue:  # hundreds of steps would fill it as well
         state = learner.state_dict()
         stored = torch.randn_like(state["queue"]["features"])
-        state["queue"] = {"features": torch.nn.functional.normalize(stored, dim=2),
-                          "_extra_state": queue}  # fmt: skip
+        state["queue"] |= {"features": torch.nn.functional.normalize(stored, dim=2),
+                           "_extra_state": queue}  # fmt: skip
         learner.load_state_dict(state)
     return learner
 

@@ -28,6 +28,7 @@ from online_swav import inprocess
 from online_swav.config import RunConfig, digest
 from online_swav.inprocess import RecordingDesk, train_in_process
 from online_swav.learning.config import CodesConfig, LearnerConfig, QueueConfig, RampConfig
+from online_swav.learning.findings import VERDICTS
 from online_swav.learning.learner import Learner, NonFiniteLossError
 from online_swav.presets import preset
 from online_swav.run_rules import RunJudge
@@ -65,6 +66,16 @@ def _rate(factor: float, *, freeze: int | None = None) -> Callable[[LearnerConfi
         optim = dataclasses.replace(config.optim, lr=config.optim.lr * factor)
         schedule = dataclasses.replace(config.schedule, warmup_steps=0)
         return dataclasses.replace(config, codes=codes, optim=optim, schedule=schedule)
+
+    return change
+
+
+def _decay(value: float, *, rate: float) -> Callable[[LearnerConfig], LearnerConfig]:
+    def change(config: LearnerConfig) -> LearnerConfig:
+        faster = _rate(rate)(config)
+        return dataclasses.replace(
+            faster, optim=dataclasses.replace(faster.optim, weight_decay=value)
+        )
 
     return change
 
@@ -110,13 +121,17 @@ FAILURES: dict[str, Failure] = {
         right=("prototypes_drifting", "embedding_collapse", "steep_spectrum"),
         change=_rate(30),
     ),
+    "decay too large": Failure(
+        what="weight decay 100, rate x 10", change=_decay(100, rate=10),
+        right=("embedding_collapse", "narrow_prototype_usage"),
+    ),
     "constant images": Failure(
         what="the same grey picture again and again",
         right=("near_duplicates", "embedding_collapse"), stream="constant",
     ),
     "one class only": Failure(
-        what="pictures of one class", right=("views_disagree", "stuck_at_log_k"),
-        stream="one class",
+        what="pictures of one class",
+        right=("near_duplicates", "views_disagree", "stuck_at_log_k"), stream="one class",
     ),
     "NaN in an image": Failure(
         what=f"one NaN pixel in step {NAN_AT + 1}", right=("nonfinite_steps",), spoil=_nan_image
@@ -206,24 +221,30 @@ def verdict_on(result: dict[str, Any]) -> str:
     return "MISSED" if result["named_at_step"] is None else "right"
 
 
+def worst(result: dict[str, Any]) -> str:
+    """The worst verdict, and the step at which it was first given."""
+    verdict = max(result["verdicts"], key=VERDICTS.index)
+    return f"{verdict} {result['verdicts'][verdict]}"
+
+
 def print_table(results: dict[str, dict[str, Any]]) -> None:
     """The confusion table."""
     table = Table(title="findings by the step at which they were raised", title_justify="left")
-    for name in ("run", "named at step", "by", "also raised", "judged"):
+    for name in ("run", "named at step", "by", "also raised", "verdict", "judged"):
         table.add_column(name, overflow="fold")
     for name, result in results.items():
         at = result["named_at_step"]
         by = [f"{n} {s}" for n, s in result["raised"].items() if n in result["right"]]
         also = [f"{n} {s}" for n, s in result["raised"].items() if n not in result["right"]]
         table.add_row(name, "-" if at is None else str(at), ", ".join(by) or "-",
-                      ", ".join(also) or "-", verdict_on(result))  # fmt: skip
+                      ", ".join(also) or "-", worst(result), verdict_on(result))  # fmt: skip
     Console().print(table)
 
 
 def main() -> None:
     """Run them one by one."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=260)
     parser.add_argument("--only", nargs="+", choices=tuple(FAILURES), default=tuple(FAILURES))
     parser.add_argument("--shards", help="also a healthy run on these")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/health-runs.json"))
@@ -256,9 +277,7 @@ def _write(path: Path, steps: int, results: dict[str, dict[str, Any]]) -> None:
 
 
 def _prepared(base: RunConfig, failure: Failure) -> RunConfig:
-    health = dataclasses.replace(
-        base.learner.health, window_images=2048, stuck_after_steps=80, inspect_every_steps=25
-    )
+    health = dataclasses.replace(base.learner.health, window_images=2048, stuck_after_steps=80)
     return dataclasses.replace(
         base,
         learner=failure.change(dataclasses.replace(base.learner, health=health)),

@@ -36,6 +36,7 @@ from online_swav.learning.config import LearnerConfig, ModelConfig, OptimConfig,
 from online_swav.learning.learner import Learner
 from online_swav.learning.loss import swapped_prediction_loss
 from online_swav.learning.nonfinite import Snapshot
+from online_swav.learning.vitals import StepTensors
 from streams.ledger import Ledger
 from streams.shard import Origin, SampleId, Shard
 
@@ -130,6 +131,18 @@ def parts(
         torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         learner._update(assigned, unless=no)
 
+    left = StepTensors(
+        images=families[0][0], features=torch.randn(batch, model.feature_dim, device=device),
+        embeddings=assigned[0], scores=scores[0].detach(), loss=no.float(),
+        code_entropy=no.float(), view_agreement=no.float(), grad_norm=(~no).float(), skipped=no,
+    )  # fmt: skip
+
+    def measure_health() -> None:
+        learner._vitals.measure(
+            next(steps), left, images=batch, prototypes=model.prototypes.weight.detach(),
+            queue=learner._queue, adjustments=learner.adjustments,
+        )  # fmt: skip
+
     def claim() -> None:
         shard = Shard(url=f"/shard-{next(numbers):06d}.tar", size_bytes=1, fingerprint="1-1",
                       discovered_at=0.0, source="benchmark")  # fmt: skip
@@ -139,7 +152,7 @@ def parts(
         origins = [Origin(SampleId(shard.id, i), 0, lease.token) for i in range(batch)]
         books.claim(origins, generation=books.generation, rank=0, step=1)
 
-    numbers = itertools.count()
+    numbers, steps = itertools.count(), itertools.count(1)
     return {
         "backbone and head": network,
         "augment": lambda: augmented(learner, crops),
@@ -148,9 +161,7 @@ def parts(
         "loss": loss,
         "optimizer, prototypes, queue": update,
         "batch norm copy": lambda: Snapshot(list(model.buffers())).restore(where=no),
-        "health window": lambda: learner._monitor.update(
-            scores[0].detach(), assigned[0], no.float(), images=batch, unless=no
-        ),
+        "health": measure_health,
         "claim": claim,
         "report, once a second": lambda: (report.to_host(), learner.health()),
     }

@@ -52,7 +52,7 @@ class Caretaker:
         self._findings = FindingEvents(self._events)
         self._remedies = load_remedies(run)
         self._skipped = learner.nonfinite_steps
-        self._story = ""
+        self._story = "" if self._first else "rank 0 says why."
         learner.adjustments = self._remedies.adjustments
 
     @property
@@ -144,8 +144,7 @@ class Caretaker:
             f"given up at step {step}: {self._story} {why} The rate is down to "
             f"{self._remedies.adjustments.lr_factor:g} of the configured one. "
             f"{self._run / 'events.jsonl'} has the story, docs/health.md the findings. To go on, "
-            f"change the recipe in a new run folder; remove {self._run / 'remedies.json'} to try "
-            "this one once more."
+            "start the same command with --change and the options to change."
         )
 
     def _tell(self, remedy: Remedy, step: int, **fields: float) -> None:

@@ -269,13 +269,8 @@ def _watch(
             cluster.resize(status)
         show(status)
     status = cluster.snapshot()
-    if status.given_up and config.act.when_given_up == "hold":
-        logger.error("holding: %s Stop the run when you have looked.", status.message)
-        while not stop.wait(1.0):
-            cluster.keep_status()
-            # A status actor that has restarted must know it again.
-            _get(cluster.status.finished.remote(status.message, failed=True, given_up=True))
-            show(cluster.snapshot())
+    if status.state == "failed":
+        _linger(config, cluster, status, stop, show)
     if status.given_up:
         raise GivenUp(status.message)
     if status.state == "failed":
@@ -283,6 +278,22 @@ def _watch(
     if outcome:
         raise outcome[0]
     return status
+
+
+def _linger(
+    config: RunConfig, cluster: Cluster, ended: RunStatus, stop: threading.Event,
+    show: Callable[[RunStatus], None],
+) -> None:  # fmt: skip
+    """Serve metrics on, so that Prometheus sees how the run has ended."""
+    until = time.monotonic() + config.metrics.linger_s
+    if ended.given_up and config.act.when_given_up == "hold":
+        until = float("inf")
+        logger.error("holding: %s Stop the run when you have looked.", ended.message)
+    while time.monotonic() < until and not stop.wait(1.0):
+        cluster.keep_status()
+        # A status actor that has restarted must know it again.
+        _get(cluster.status.finished.remote(ended.message, failed=True, given_up=ended.given_up))
+        show(cluster.snapshot())
 
 
 def _fit(config: RunConfig, cluster: Cluster, log: Logging, outcome: list[BaseException]) -> None:

@@ -102,7 +102,7 @@ class WatchConfig:
     """When the stream counts as behind."""
 
     max_lag_s: float = 3600.0
-    """Seconds a shard may wait for a reader before that is a finding."""
+    """Seconds by which a source's newest shard may be ahead of its oldest unread one."""
     max_data_age_s: float = 86_400.0
     """Seconds between a shard's arrival and its training before that is a finding."""
 
@@ -120,10 +120,14 @@ class MetricsConfig:
     """Address to listen on. Beyond loopback anyone who reaches it can read the run's numbers."""
     port: int = 9464
     """Port of /metrics and /healthz; 0 takes a free one."""
+    linger_s: float = 45.0
+    """Seconds for which a run that failed or gave up still answers, so that Prometheus sees why."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must lie in 0..65535, got {self.port}")
+        if self.linger_s < 0:
+            raise ValueError(f"linger_s must not be negative, got {self.linger_s}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +248,10 @@ class RunConfig:
         return self.ingest.batch_size * self.learners
 
 
-_WEIGHTS_DEPEND_ON = ("seed", "crops", "learner")
+_UNCHANGEABLE = (
+    "seed", "learner.model", "learner.queue.length", "learner.optim.kind"
+)  # fmt: skip
+"""Options that a checkpoint cannot follow: its tensors and its order are made for them."""
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -260,9 +267,15 @@ def to_yaml(config: RunConfig) -> str:
 
 def digest(config: RunConfig) -> str:
     """Twelve hexadecimal digits naming the options that decide the weights."""
-    plain = to_dict(config)
-    text = json.dumps({name: plain[name] for name in _WEIGHTS_DEPEND_ON}, sort_keys=True)
+    text = json.dumps(_deciding(config), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _deciding(config: RunConfig) -> dict[str, Any]:
+    """The options that decide the weights."""
+    plain = to_dict(config)
+    learner = {name: value for name, value in plain["learner"].items() if name != "health"}
+    return {"seed": plain["seed"], "crops": plain["crops"], "learner": learner}
 
 
 def load_yaml(path: Path, base: RunConfig) -> RunConfig:
@@ -330,18 +343,36 @@ def _paths(plain: dict[str, Any], prefix: str) -> Iterator[str]:
             yield from _paths(value, f"{prefix}{name}.")
 
 
-def differences(stored: RunConfig, asked: RunConfig) -> list[str]:
-    """Options that decide the weights and differ, as `path: stored -> asked`."""
-    found: list[str] = []
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An option that decides the weights, and is another one than the run's."""
+
+    path: str
+    old: Any
+    new: Any
+
+    @property
+    def unchangeable(self) -> bool:
+        """Whether no checkpoint of the run could go on with the new value."""
+        return any(self.path == p or self.path.startswith(f"{p}.") for p in _UNCHANGEABLE)
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.old} -> {self.new}"
+
+
+def differences(stored: RunConfig, asked: RunConfig) -> list[Difference]:
+    """Options that decide the weights and differ, by path."""
+    found: list[Difference] = []
 
     def compare(path: str, old: Any, new: Any) -> None:
         if isinstance(old, dict) and isinstance(new, dict):
             for name in old.keys() | new.keys():
-                compare(f"{path}.{name}", old.get(name), new.get(name))
+                compare(f"{path}.{name}" if path else name, old.get(name), new.get(name))
+        elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            for index, pair in enumerate(zip(old, new, strict=True)):
+                compare(f"{path}.{index}", *pair)
         elif old != new:
-            found.append(f"{path}: {old} -> {new}")
+            found.append(Difference(path, old, new))
 
-    old, new = to_dict(stored), to_dict(asked)
-    for name in _WEIGHTS_DEPEND_ON:
-        compare(name, old[name], new[name])
-    return sorted(found)
+    compare("", _deciding(stored), _deciding(asked))
+    return sorted(found, key=lambda difference: difference.path)

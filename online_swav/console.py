@@ -5,13 +5,14 @@ from __future__ import annotations
 import json as json_module
 import logging
 import math
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -23,12 +24,34 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 _VERDICT_STYLES = {"ok": "green", "degraded": "yellow", "collapsed": "bold red", "unknown": "dim"}
 
 
-def live_panel(status: RunStatus, now: float) -> RenderableType:
-    """Everything to see of a run, readable in seconds at 80 columns and without colour."""
+class _Prose:
+    """A paragraph in which no number is parted from its unit at the end of a line."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = textwrap.wrap(wording.unbroken(self._text), options.max_width,
+                              break_on_hyphens=False)  # fmt: skip
+        # A Text, as all names here: a folder may be called "run[/x]", which is no markup.
+        yield Text("\n".join(lines).replace("\u00a0", " "))
+
+
+def live_panel(status: RunStatus, now: float, *, age_s: float = 0.0) -> RenderableType:
+    """Everything to see of a run, readable in seconds at 80 columns and without colour.
+
+    Args:
+        status: The snapshot.
+        now: When it was made, unix seconds.
+        age_s: Seconds since then.
+    """
     learner = status.learner
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right")
     table.add_column()
+    gone = wording.has_gone(status, age_s)
+    if gone:
+        table.add_row("gone", Text(wording.gone(age_s), style="bold red"))
     if learner is None:
         table.add_row("learner", "starting ...")
     else:
@@ -47,10 +70,8 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
         table.add_row("health", _health(status))
     if status.probes:
         values = [probe.knn_accuracy for probe in status.probes]
-        table.add_row(
-            "k-NN", f"{values[0]:.3f} {_sparkline(values)} {values[-1]:.3f}  "
-            f"(step {status.probes[-1].step})",
-        )  # fmt: skip
+        before = f"{values[0]:.3f} {_sparkline(values)} " if len(values) > 1 else ""
+        table.add_row("k-NN", f"{before}{values[-1]:.3f}  (step {status.probes[-1].step})")
     for name, c in status.sources.items():
         shards = "  ".join(f"{count} {state}" for state, count in c.shards.items() if count)
         dropped = sum(c.dropped.values())
@@ -58,9 +79,10 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
             Text(f"source {name}"), f"shards: {shards or 'none yet, waiting for the first'}"
         )
         table.add_row(
-            "", f"images: {c.trained:,} trained  {c.replayed:,} replayed  {dropped} dropped  "
-            f"lag {wording.since(c.oldest_unread_at, now)}",
-        )  # fmt: skip
+            "", f"images: {c.trained:,} trained  {c.replayed:,} replayed  {dropped:,} dropped"
+        )
+        if c.oldest_unread_at is not None:
+            table.add_row("", f"lag {wording.since(c.oldest_unread_at, now)}")
     checkpoint = status.checkpoint
     table.add_row(
         "checkpoint",
@@ -74,24 +96,21 @@ def live_panel(status: RunStatus, now: float) -> RenderableType:
         table.add_row("acted", f"{done}  (by itself, since the run was created)")
     if status.state == "failed":
         table.add_row("failed", Text(status.message, style="bold red"))
-    findings = [Text(f"! {wording.finding_line(f, now)}") for f in status.health.findings]
+    findings = [_Prose(wording.finding_line(f, now)) for f in status.health.findings]
     findings += [
-        Text(f"! source {name} is paused: {c.paused}. {wording.PAUSE_REMEDY}")
+        _Prose(f"! source {name} is paused: {c.paused}. {wording.PAUSE_REMEDY}")
         for name, c in status.sources.items() if c.paused
     ]  # fmt: skip
-    return Panel(Group(table, *findings), title=_title(status), title_align="left")
-
-
-def _title(status: RunStatus) -> Text:
-    # A Text, as all names here: a folder may be called "run[/x]", which is no markup.
-    return Text(f"online-swav {status.run}: {status.state}")
+    state = f"GONE for {wording.duration(age_s)}, was {status.state}" if gone else status.state
+    title = Text(f"online-swav {status.run}: {state}")
+    return Panel(Group(table, *findings), title=title, title_align="left")
 
 
 def _health(status: RunStatus) -> Text:
     learner = status.learner
     assert learner is not None
-    verdict = status.health.verdict
-    text = Text("warming up" if verdict == "unknown" else verdict, style=_VERDICT_STYLES[verdict])
+    words, verdict = wording.health_words(status.health), status.health.verdict
+    text = Text("warming up: " * (verdict == "unknown") + words, style=_VERDICT_STYLES[verdict])
     for name, value, form in (
         ("usage", learner.signs.usage_perplexity_ratio, "{:.0%}"),
         ("rank", learner.signs.effective_rank, "{:.0f}"),
@@ -114,10 +133,11 @@ def _sparkline(values: list[float], width: int = 24) -> str:
     return "".join(_SPARKS[round((v - low) / span * (len(_SPARKS) - 1))] for v in shown)
 
 
-def plain_line(status: RunStatus, now: float) -> str:
-    """One `event key=value` line for logs."""
+def plain_line(status: RunStatus, now: float, *, age_s: float = 0.0) -> str:
+    """One `event key=value` line for logs. See `live_panel`."""
     clock = time.strftime("%H:%M:%S", time.localtime(now))
-    parts = [f"{clock} status state={status.state}"]
+    gone = wording.has_gone(status, age_s)
+    parts = [f"{clock} status state=" + (f"gone was={status.state}" if gone else status.state)]
     learner = status.learner
     if learner is not None:
         if wording.is_silent(status):
@@ -129,7 +149,7 @@ def plain_line(status: RunStatus, now: float) -> str:
     parts.append(f"health={status.health.verdict}")
     for finding in status.health.findings:
         about = f":{finding.subject}" if finding.subject else ""
-        parts.append(f"finding={finding.name}{about}")
+        parts.append(f"{'advice' if finding.advice else 'finding'}={finding.name}{about}")
     actions = learner.actions if learner is not None else {}
     parts += [f"acted_{kind}={number}" for kind, number in actions.items() if number]
     if status.probes:
@@ -148,11 +168,12 @@ def summary_lines(status: RunStatus, run: str) -> list[str]:
     lines = [f"{status.state}: {status.message}"]
     if status.learner is not None:
         step, seen = status.learner.step, status.learner.samples_seen
-        lines.append(f"step {step}, {seen:,} images seen, health {status.health.verdict}")
+        health = wording.health_words(status.health)
+        lines.append(f"step {step}, {seen:,} images seen, health: {health}")
         acted = [f"{number} {kind}" for kind, number in status.learner.actions.items() if number]
         if acted:
             lines.append(f"it acted by itself: {', '.join(acted)} (events.jsonl has when and why)")
-    lines += [f"! {wording.finding_line(f, time.time())}" for f in status.health.findings]
+    lines += [wording.finding_line(f, time.time()) for f in status.health.findings]
     if status.probes:
         curve = "  ".join(f"{p.step}: {p.knn_accuracy:.3f}" for p in status.probes)
         lines.append(f"k-NN by step  {curve}")
@@ -172,13 +193,14 @@ def summary_lines(status: RunStatus, run: str) -> list[str]:
 _STATUS: TypeAdapter[RunStatus] = TypeAdapter(RunStatus)
 
 
-def status_json(status: RunStatus) -> str:
-    """The snapshot as one line of JSON."""
-    return json_module.dumps(_finite(asdict(status)))
+def status_json(status: RunStatus, *, age_s: float | None = None) -> str:
+    """The snapshot as one line of JSON; with the seconds since it was made, where it is told."""
+    age = {} if age_s is None else {"age_s": round(age_s, 1)}
+    return json_module.dumps(_finite(asdict(status)) | age)
 
 
 def status_from_json(text: str) -> RunStatus:
-    """Inverse of `status_json`; NaN and infinities survive."""
+    """Inverse of `status_json`; NaN and infinities survive, an age does not."""
     return _STATUS.validate_json(text)
 
 

@@ -2,9 +2,10 @@
 
 OnlineSwavError
     ConfigError         an option, a file or a folder the user gave is wrong (exit 2)
-    MetricsPortError    the metrics port is taken (exit 2)
-    CheckpointError     a checkpoint cannot be written or read; `path` names it
-    RunFailed           the learners ended with an error that its message explains
+    MetricsPortError    the metrics port cannot be opened, though the checks passed (exit 2)
+    CheckpointError     a checkpoint, or what belongs to it, cannot be written or read (exit 1)
+    SupersededError     a learner is left over; it ends, and the run goes on
+    RunFailed           the learners ended with an error that its message explains (exit 1)
         GivenUp         unwell, and every remedy was in vain (exit 3)
 """
 

@@ -21,11 +21,12 @@ logger = logging.getLogger(__name__)
 
 EventName = Literal[
     "started",  # a learner group begins: step, generation, ranks
+    "changed",  # options that decide the weights, by the user: options
     "resumed",  # from which checkpoint: step, samples
     "stopped",  # in order: step, reason
     "failed",  # with what its message says: reason
     "verdict",  # the verdict changed: before, after
-    "finding_raised",  # name, value, healthy, remedy, subject
+    "finding_raised",  # name, value, shown, healthy, remedy, subject, advice
     "finding_cleared",  # name, value, lasted_s, subject
     "checkpoint",  # step, verdict, seconds, size_bytes
     "checkpoint_failed",  # reason

@@ -7,6 +7,7 @@ import time
 
 from online_swav.events import Events
 from online_swav.learning.findings import Finding, Verdict
+from online_swav.wording import measured
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,13 @@ class FindingEvents:
         now = {(finding.name, finding.subject): finding for finding in found}
         for key, finding in now.items():
             if key not in self._known:
-                logger.warning("finding_raised finding=%s value=%.4g healthy=%r remedy=%r",
-                               finding.name, finding.value, finding.healthy,
+                logger.warning("finding_raised finding=%s value=%r healthy=%r remedy=%r",
+                               finding.name, measured(finding), finding.healthy,
                                finding.remedy)  # fmt: skip
                 self._events.add("finding_raised", step=step, name=finding.name,
-                                 value=finding.value, healthy=finding.healthy,
-                                 remedy=finding.remedy, subject=finding.subject)  # fmt: skip
+                                 value=finding.value, shown=finding.shown,
+                                 healthy=finding.healthy, remedy=finding.remedy,
+                                 subject=finding.subject, advice=finding.advice)  # fmt: skip
         for key, finding in self._known.items():
             if key not in now:
                 lasted = time.time() - finding.since

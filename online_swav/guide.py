@@ -9,6 +9,14 @@ _IN_A_WHEEL = Path(__file__).parent / "health.md"
 GUIDE = _IN_A_CHECKOUT if _IN_A_CHECKOUT.exists() else _IN_A_WHEEL
 
 
+def guide_address(name: str) -> str:
+    """Where the metrics port serves the section of a finding.
+
+    The guide is served as plain text, which has no anchors: browsers look for the heading itself.
+    """
+    return f"/docs/health.md#{name}:~:text=%23%23%23%20{name}"
+
+
 def explanations() -> dict[str, str]:
     """Text of the section of each finding, by its name; empty where the guide is not at hand."""
     try:

@@ -58,12 +58,18 @@ def healthy(status: RunStatus) -> tuple[bool, list[str]]:
 
 def port_error(host: str, port: int, error: Exception) -> MetricsPortError:
     """Why a port cannot be listened on, and what to do about it."""
-    advice = "Choose another --metrics.port, or 0 for a free one."
     if isinstance(error, socket.gaierror) or error.args[0] == errno.EADDRNOTAVAIL:
-        advice = "--metrics.host must be an IPv4 address or name of this machine."
-    elif error.args[0] == errno.EADDRINUSE:
-        advice = f"Another run may use it. {advice}"
-    return MetricsPortError(f"cannot listen on {host}:{port} for metrics ({error}). {advice}")
+        return MetricsPortError(
+            f"no port can be opened on {host}, which is no IPv4 address or name of this machine: "
+            f"give another --metrics.host for port {port}"
+        )
+    if error.args[0] == errno.EADDRINUSE:
+        reason = "in use by another process, perhaps another run"
+    else:
+        reason = f"not to be had ({getattr(error, 'strerror', None) or error})"
+    return MetricsPortError(
+        f"port {port} on {host} is {reason}: give another --metrics.port, or 0 for a free one"
+    )
 
 
 class _QuietHandler(WSGIRequestHandler):

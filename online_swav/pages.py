@@ -11,16 +11,22 @@ from markupsafe import Markup
 
 from online_swav import wording
 
-_CODE = re.compile(r"(--[a-z][\w.-]{1,42}\w|`[^`]{1,60}`)")
+_CODE = re.compile(r"(\(*)(--[a-z][\w.-]{1,78}\w|`[^`]{1,200}`)([),.;:*]*)")
 
 
 def with_code(text: str) -> Markup:
-    """A sentence whose options and commands stand out, and are not broken over lines."""
-    parts = _CODE.split(text)
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part.strip("`")) if number % 2 else part
-        for number, part in enumerate(parts)
-    )
+    """A sentence whose options and commands stand out, and are only broken if a line is too short.
+
+    Brackets and commas stay with them.
+    """
+    text = wording.unbroken(text)
+    found, end = Markup(""), 0
+    for match in _CODE.finditer(text):
+        before, code, after = match.groups()
+        whole = Markup('<span class="whole">{}<code>{}</code>{}</span>')
+        found += text[end : match.start()] + whole.format(before, code.strip("`"), after)
+        end = match.end()
+    return found + text[end:]
 
 
 _FILTERS = {
@@ -34,11 +40,17 @@ _FILTERS = {
 }
 
 
+def _finalize(value: Any) -> Any:
+    """Of each value that is filled in: markup is left alone."""
+    return wording.unbroken(value) if type(value) is str else value
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("online_swav", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )

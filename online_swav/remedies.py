@@ -11,6 +11,7 @@ what was changed survives every crash, and is written before it is done.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +102,18 @@ class Remedies:
         if health.verdict == "ok" and step - self.rung_step >= act.patience_steps:
             after = replace(after, rung=0)
         return after
+
+    def rethought(self, changed: Sequence[str]) -> Remedies:
+        """After the user has changed these options: what the run itself had made of them is over.
+
+        So are its vain attempts, which were those of another recipe.
+        """
+        now = self.adjustments
+        if "learner.optim.lr" in changed:
+            now = replace(now, lr_factor=1.0)
+        if any(path.startswith("learner.codes.epsilon.") for path in changed):
+            now = replace(now, epsilon_factor=1.0)
+        return replace(self, adjustments=now, rollbacks=0, rung=0, rung_step=-1)
 
 
 def load_remedies(run: Path) -> Remedies:

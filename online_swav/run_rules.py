@@ -48,7 +48,10 @@ def _lag(signals: RunSignals) -> Mapping[str, float]:
 
 
 def _bad_share(signals: RunSignals) -> Mapping[str, float]:
-    return {name: counts.bad_ratio for name, counts in signals.status.sources.items()}
+    """As the budget itself, of no source that has too few samples for a judgement."""
+    least = signals.config.budget.min_samples
+    sources = signals.status.sources.items()
+    return {name: counts.bad_ratio for name, counts in sources if counts.budget_samples >= least}
 
 
 def _checkpoint_age(signals: RunSignals) -> float:
@@ -120,8 +123,8 @@ RUN_RULES: tuple[Rule[RunSignals], ...] = (
         name="checkpoint_old", read=_checkpoint_age, words=duration,
         unhealthy="above", limit=lambda s: 3 * s.config.checkpoint.every_s, applies=_training,
         healthy="under {limit}, three times --checkpoint.every-s",
-        remedy="A crash now would repeat a lot: see the log for failed checkpoints, and whether "
-        "the disk is full; lower --checkpoint.every-s if steps are slow.",
+        remedy="A crash now would repeat a lot: see the log for failed checkpoints or a collapse, "
+        "and whether the disk is full; raise --checkpoint.every-s if a step takes that long.",
     ),
     Rule(
         name="probe_falling", read=_probe_fall,
@@ -132,10 +135,10 @@ RUN_RULES: tuple[Rule[RunSignals], ...] = (
     ),
     Rule(
         name="near_duplicates", read=_near_duplicates,
-        unhealthy="above", limit=lambda _: 0.3, margin=0.3, hold=30.0, applies=_training,
+        unhealthy="above", limit=lambda _: 0.1, margin=0.3, hold=30.0, applies=_training,
         healthy="under {limit}",
-        remedy="Many images are nearly the same, as of a video or a still camera: thin the stream "
-        "out, or mix it better with --ingest.window and --ingest.open-shards.",
+        remedy="Many images are nearly the same, as of a video or of one kind of thing: thin the "
+        "stream out, or mix it better with --ingest.window and --ingest.open-shards.",
     ),
     Rule(
         name="disk_filling", read=_disk_free, words=size,

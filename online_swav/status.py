@@ -176,9 +176,10 @@ class RunStatus:
 
     @property
     def health(self) -> Health:
-        """The learner's verdict and findings joined with those of the run, worst first."""
+        """The learner's verdict and findings joined with the run's: worst first, then advice."""
         health = self.learner.health if self.learner is not None else Health()
         verdict: Verdict = health.verdict
         if self.findings and verdict in ("ok", "unknown"):
             verdict = "degraded"
-        return Health(verdict=verdict, findings=health.findings + self.findings)
+        found = sorted(health.findings + self.findings, key=lambda f: (not f.collapse, f.advice))
+        return Health(verdict=verdict, findings=tuple(found))

@@ -148,9 +148,14 @@ class StatusActor:
     def finished(self, message: str, *, failed: bool, given_up: bool = False) -> None:
         """The learners ended, in order or with an error that its message explains."""
         with self._lock:
+            learner = self._status.learner
+            if given_up and not self._status.given_up and learner is not None:
+                # No report of the learner tells this one.
+                actions = learner.actions | {"give_up": learner.actions.get("give_up", 0) + 1}
+                learner = dataclasses.replace(learner, actions=actions)
             self._status = dataclasses.replace(
                 self._status, message=message, state="failed" if failed else "stopped",
-                given_up=given_up,
+                given_up=given_up, learner=learner,
             )  # fmt: skip
 
     # -- from the driver -----------------------------------------------------------------------
@@ -172,6 +177,11 @@ class StatusActor:
         Not constructor arguments: Ray cannot restart an actor whose arguments hold other actors.
         """
         with self._lock:
+            if self._ledger is not None and restarts > self._status.ingest_restarts:
+                for worker, reader in self._readers.items():
+                    if worker in readers and readers[worker] != reader:
+                        self._events.add("restarted", component="ingest",
+                                         reason=f"{worker} died, or hung")  # fmt: skip
             self._ledger = ledger
             self._readers = readers
             self._readers_version = version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from online_swav.guide import guide_address
 from online_swav.pages import render, style_sheet
 from online_swav.status import RunStatus
 from online_swav.summary import finding_text, headline, key_numbers
@@ -36,7 +37,7 @@ def status_page(status: RunStatus, now: float, *, report: bool, guide: bool) -> 
     return render(
         "status_page.html", style=STYLE, refresh_s=REFRESH_S, now=now, run=status.run,
         headline=headline(status, now), tiles=key_numbers(status, now),
-        findings=[finding_text(f, now, href=f"/{f.link}" if guide else None)
+        findings=[finding_text(f, now, href=guide_address(f.name) if guide else None)
                   for f in status.health.findings],
         sources=_sources(status), report=report,
     )  # fmt: skip

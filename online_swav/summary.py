@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from online_swav import wording
 from online_swav.learning.findings import Finding
-from online_swav.status import RunStatus
+from online_swav.status import ProbeStatus, RunStatus
 
 Tone = Literal["ok", "warn", "bad", "quiet"]
 """How a thing is to be taken; displays give each a colour of its own."""
@@ -24,18 +25,24 @@ class Headline:
     """What that means."""
 
 
-def verdict_line(verdict: str, findings: int, *, ended: bool) -> Headline:
+def verdict_line(verdict: str, findings: Sequence[Finding], *, ended: bool) -> Headline:
     """A verdict in words; `ended`: the last one of a run that has stopped."""
+    found = wording.counted(findings)
     if verdict == "collapsed":
         return Headline("bad", "Collapsed", "The encoder no longer tells images apart. Such "
                         "weights are not published.")  # fmt: skip
     if verdict == "degraded":
-        found = wording.amount(findings, "finding") if findings else "There were findings"
         goes_on = "" if ended else "; training goes on"
-        return Headline("warn", "Degraded", f"{found}{goes_on}.")
+        return Headline("warn", "Degraded", f"{found or 'There were findings'}{goes_on}.")
+    if verdict == "ok" and found:
+        return Headline("ok", "Healthy, with advice", f"{found}; the encoder itself is well.")
     if verdict == "ok":
         return Headline("ok", "Healthy", "Every number is in its healthy range.")
-    return Headline("quiet", "Warming up", "Too young to judge: no window of images is full yet.")
+    if ended:
+        return Headline("quiet", "Not judged", "The run ended before its first verdict.")
+    also = f" There is {found}." if found else ""
+    return Headline("quiet", "Warming up", "Not judged yet: the first window of images is not "
+                    f"full, or the grace at the start not over.{also}")  # fmt: skip
 
 
 def headline(status: RunStatus, now: float) -> Headline:
@@ -44,7 +51,7 @@ def headline(status: RunStatus, now: float) -> Headline:
     if status.state == "failed":
         return Headline("bad", "Failed", status.message or "See run.log for the cause.")
     if health.verdict == "collapsed":
-        return verdict_line("collapsed", len(health.findings), ended=ended)
+        return verdict_line("collapsed", health.findings, ended=ended)
     if wording.is_silent(status) and status.learner is not None:
         silent = wording.since(status.learner.reported_at, now)
         return Headline("bad", "Silent", f"The learner has not reported for {silent}; the numbers "
@@ -55,7 +62,7 @@ def headline(status: RunStatus, now: float) -> Headline:
                         f"cannot be used. {wording.PAUSE_REMEDY}")  # fmt: skip
     if status.learner is None and not status.findings:
         return Headline("quiet", "Starting", "The learner has not reported yet.")
-    return verdict_line(health.verdict, len(health.findings), ended=ended)
+    return verdict_line(health.verdict, health.findings, ended=ended)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +75,12 @@ class FindingText:
     lasted: str
     remedy: str
     link: str
+    """Where it is explained, as text."""
     href: str | None
-    """Where the link leads; None where it cannot be followed."""
+    """Where its name leads; None where nothing could be followed."""
     explanation: str
     """What the finding means; empty where it is not told."""
-    collapse: bool
+    tone: Tone
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +96,21 @@ def finding_text(
     finding: Finding, now: float, *, href: str | None = None, explanation: str = ""
 ) -> FindingText:
     """A finding in words."""
+    tone: Tone = "bad" if finding.collapse else "quiet" if finding.advice else "warn"
     return FindingText(
-        title=wording.finding_title(finding), value=wording.number(finding.value),
+        title=wording.finding_title(finding), value=wording.measured(finding),
         healthy=finding.healthy, lasted=wording.finding_lasted(finding, now),
         remedy=finding.remedy, link=finding.link, href=href, explanation=explanation,
-        collapse=finding.collapse,
+        tone=tone,
     )  # fmt: skip
+
+
+def probe_tile(probes: Sequence[ProbeStatus]) -> Tile:
+    """The newest result, and the first one to compare it with."""
+    first, last = probes[0], probes[-1]
+    before = f"{first.knn_accuracy:.1%} at step {first.step:,}"
+    return Tile("k-NN", f"{last.knn_accuracy:.1%}",
+                before if len(probes) > 1 else f"at step {first.step:,}")  # fmt: skip
 
 
 def key_numbers(status: RunStatus, now: float) -> list[Tile]:
@@ -113,11 +130,7 @@ def key_numbers(status: RunStatus, now: float) -> list[Tile]:
             note = f"rank {rank:.0f}" if rank is not None else ""
             tiles.append(Tile("Prototypes in use", f"{usage:.0%}", note))
     if status.probes:
-        first, last = status.probes[0], status.probes[-1]
-        tiles.append(
-            Tile("k-NN", f"{last.knn_accuracy:.1%}",
-                 f"{first.knn_accuracy:.1%} at step {first.step:,}")
-        )  # fmt: skip
+        tiles.append(probe_tile(status.probes))
     if status.sources:
         oldest = [c.oldest_unread_at for c in status.sources.values() if c.oldest_unread_at]
         unread = sum(c.shards.get("unread", 0) for c in status.sources.values())

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
-from online_swav.learning.findings import Finding
+from online_swav.learning.findings import Finding, Health
 from online_swav.status import RunStatus
 
 PAUSE_REMEDY = "Look with `online-swav quarantine list`; it is tried again every budget.retry_s."
+OLD_S = 30.0
+"""A snapshot that is written every second, and is older than this, was left by a run that died."""
+_UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|kB|MB|GB|TB)\b)")
+
+
+def unbroken(text: str) -> str:
+    """The same with a space at which no line is broken between a number and its unit."""
+    return _UNIT.sub("\u00a0", text)
 
 
 def duration(seconds: float) -> str:
@@ -51,6 +60,11 @@ ADJUSTMENTS = {
 """Fields of `learning.adjustments.Adjustments`, in words."""
 
 
+def measured(finding: Finding) -> str:
+    """The value of a finding as people read it."""
+    return finding.shown or number(finding.value)
+
+
 def adjustments(changed: Mapping[str, object]) -> list[str]:
     """What a run has changed of its own recipe; what is as configured is left out."""
     return [f"{words} {changed[name]}" for name, words in ADJUSTMENTS.items()
@@ -89,10 +103,43 @@ def finding_line(finding: Finding, now: float) -> str:
     """All of a finding in one line of text."""
     lasted = finding_lasted(finding, now)
     return (
-        f"{finding_title(finding)}: {number(finding.value)} (healthy: {finding.healthy})"
+        f"{'advice' if finding.advice else '!'} {finding_title(finding)}: {measured(finding)} "
+        f"(healthy: {finding.healthy})"
         + (f" for {lasted}" if lasted else "")
-        + f". {finding.remedy}"
+        + f". {finding.remedy} ({finding.link})"
     )
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """`2 findings and 1 piece of advice`; empty without any."""
+    pieces = sum(finding.advice for finding in findings)
+    advice = f"{amount(pieces, 'piece')} of advice" if pieces else ""
+    wrong = amount(len(findings) - pieces, "finding") if len(findings) > pieces else ""
+    return " and ".join(part for part in (wrong, advice) if part)
+
+
+def verdict_words(verdict: str) -> str:
+    """A verdict in lines of text."""
+    return "not judged yet" if verdict == "unknown" else verdict
+
+
+def health_words(health: Health) -> str:
+    """Verdict and whether there is advice, in lines of text."""
+    advised = health.verdict == "ok" and health.findings
+    return "ok, with advice" if advised else verdict_words(health.verdict)
+
+
+def gone(age_s: float) -> str:
+    """What to say of a run whose snapshot is too old for one that is written now."""
+    return (
+        f"The run has not written its status for {duration(age_s)}: it ended without a word. The "
+        "same command resumes it from the newest checkpoint."
+    )
+
+
+def has_gone(status: RunStatus, age_s: float) -> bool:
+    """Whether a snapshot of that age was left by a run that died."""
+    return age_s > OLD_S and status.state not in ("stopped", "failed")
 
 
 def is_silent(status: RunStatus) -> bool:

@@ -39,5 +39,7 @@ class SourceCounts:
     """Discovery time of the newest shard with a trained sample, unix seconds."""
     bad_ratio: float = 0.0
     """Share of unusable samples over the window of the failure budget."""
+    budget_samples: int = 0
+    """Samples in that window; under `budget.min_samples` the share is not judged."""
     paused: str = ""
     """Why the source is paused, in words; empty while it is not."""

@@ -46,7 +46,8 @@ def count_sources(
             unread_bytes=unread_bytes,
             oldest_unread_at=(oldest[source] or (None,))[0],
             last_discovered_at=last, newest_trained_at=newest,
-            bad_ratio=budgets[source].share, paused=budgets[source].cause,
+            bad_ratio=budgets[source].share, budget_samples=int(budgets[source].size),
+            paused=budgets[source].cause,
         )
         for source, known, trained, replayed, unread_bytes, last, newest, *states in totals
     }  # fmt: skip

@@ -15,11 +15,11 @@ EXIT_REFUSED = 4
 def doctor(arguments: list[str]) -> int:
     """Check a run that could start now; the options are those of `train`."""
     config, known = merged_config(arguments, "doctor")
-    prepared = prepare(config)
+    prepared = prepare(config, change=known.change)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run, before torch is imported
     from rich.console import Console
 
-    from online_swav.preflight.check import forced, refused
+    from online_swav.preflight.check import force_hint, forced, refused
     from online_swav.preflight.checks import thorough_checks
     from online_swav.preflight.telling import table
 
@@ -39,6 +39,6 @@ def doctor(arguments: list[str]) -> int:
     console.print(table(checks))
     warnings = sum(check.level == "warning" for check in checks)
     counted = f"{len(checks)} checks: {len(refusals)} refused, {warnings} to be warned of."
-    verdict = "would not start (--force makes it)" if refusals else "would start"
+    verdict = f"would not start ({force_hint(refusals)})" if refusals else "would start"
     console.print(f"\n{counted} `online-swav train` with these options {verdict}.")
     return code

@@ -26,6 +26,7 @@ def merged_config(arguments: list[str], command: str) -> tuple[RunConfig, argpar
     head.add_argument("--quiet", action="store_true")
     if command != "config":
         head.add_argument("--force", action="store_true")
+        head.add_argument("--change", action="store_true")
     if command == "doctor":
         head.add_argument("--json", action="store_true")
     known, rest = head.parse_known_args(arguments)
@@ -46,7 +47,7 @@ def merged_config(arguments: list[str], command: str) -> tuple[RunConfig, argpar
         f"({', '.join(PRESETS)}) or the run folder's own config. "
         "--learners 1:4 and --ingest 1:4 are short for the fewest and the most. "
         "--log-json writes JSON lines; --quiet hides the live view; --force starts although a "
-        "check refuses."
+        "check refuses; --change resumes with other options than the run was started with."
     ) + (" --json prints the checks as JSON." if command == "doctor" else "")
     try:
         config = tyro.cli(

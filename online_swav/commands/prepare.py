@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from online_swav.config import RunConfig, differences, load_yaml
+from online_swav.config import Difference, RunConfig, differences, load_yaml
 from online_swav.errors import ConfigError
 from online_swav.observer import find_observer
 from online_swav.sinks import require_libraries
@@ -21,10 +21,16 @@ class Prepared:
     """The same with absolute places."""
     shards: dict[str, list[str]]
     """Tars that are there, by source."""
+    changed: tuple[Difference, ...]
+    """What the run was started with otherwise, and goes on with."""
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, *, change: bool) -> Prepared:
     """Check what can be checked before anything starts. Writes nothing.
+
+    Args:
+        config: What was asked for.
+        change: Whether the run may go on with other options than it was started with.
 
     Raises:
         ConfigError: If a folder is missing or unusable, a library is not installed, or the run is
@@ -56,15 +62,8 @@ def prepare(config: RunConfig) -> Prepared:
         )
     run = Path(config.run).resolve()
     stored = run / "config.yaml"
-    if stored.exists():
-        differing = differences(load_yaml(stored, RunConfig()), config)
-        if differing:
-            raise ConfigError(
-                f"{run} was started with other options that decide the weights:\n  "
-                + "\n  ".join(differing)
-                + "\nUse those (leave --preset and --config away to take them from the run), or "
-                "another --run folder."
-            )
+    changed = differences(load_yaml(stored, RunConfig()), config) if stored.exists() else []
+    _require_allowed(run, changed, change=change)
     absolute = tuple(f"{name}={Path(pattern).absolute()}" for name, pattern in sources.items())
     config = dataclasses.replace(
         config,
@@ -76,7 +75,23 @@ def prepare(config: RunConfig) -> Prepared:
     if config.observer is not None:
         find_observer(config.observer)
     require_libraries(config.sinks)
-    return Prepared(config, shards)
+    return Prepared(config, shards, tuple(changed))
+
+
+def _require_allowed(run: Path, changed: Sequence[Difference], *, change: bool) -> None:
+    refused = [d for d in changed if d.unchangeable] if change else changed
+    if not refused:
+        return
+    advice = "Use those (leave --preset and --config away to take them from the run)"
+    if any(difference.unchangeable for difference in refused):
+        said = "that its checkpoints cannot leave" if change else "that decide the weights"
+        advice += ", or another --run folder."
+    else:
+        said = "that decide the weights"
+        advice += ", add --change to go on from its newest checkpoint with the new ones, or take "
+        advice += "another --run folder."
+    listed = "\n  ".join(map(str, refused))
+    raise ConfigError(f"{run} was started with other options {said}:\n  {listed}\n{advice}")
 
 
 def looked_for(pattern: str) -> str:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from online_swav.commands.options import run_folder
 from online_swav.errors import ConfigError
+from online_swav.wording import duration
 
 if TYPE_CHECKING:
     from online_swav.status import RunStatus
 
 EVERY_S = 1.0
-OLD_S = 30.0
+LATE_S = 5.0
+"""A snapshot is written every second: of an older one the age is told."""
 _TIMEOUT_S = 5.0
 _MOST_BYTES = 64 * 2**20
 
@@ -36,6 +38,17 @@ class Look:
     at: float
     """Unix seconds."""
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since then."""
+        return max(time.time() - self.at, 0.0)
+
+    def as_json(self) -> str:
+        """One line of JSON, with its age."""
+        from online_swav.console import status_json
+
+        return status_json(self.status, age_s=self.age_s)
+
 
 def status(arguments: list[str]) -> int:
     """The newest snapshot of a run, once or again and again."""
@@ -46,7 +59,8 @@ def status(arguments: list[str]) -> int:
                        "http://HOST:9464")  # fmt: skip
     parser.add_argument("--watch", action="store_true", help="draw it every second, until Ctrl-C; "
                         "into a pipe, a line whenever something changed")  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="the whole snapshot as JSON")
+    parser.add_argument("--json", action="store_true", help="the whole snapshot as JSON, with "
+                        "age_s, the seconds since it was written")  # fmt: skip
     options = parser.parse_args(arguments)
     look: Callable[[], Look]
     if options.url is not None:
@@ -61,15 +75,15 @@ def status(arguments: list[str]) -> int:
             return 0
     found = look()
     if options.json:
-        print(found.text)
+        print(found.as_json())
         return 0
     from rich.console import Console
 
     from online_swav.console import live_panel
 
     console = Console()
-    console.print(live_panel(found.status, found.at))
-    if note := _age_note(found, time.time()):
+    console.print(live_panel(found.status, found.at, age_s=found.age_s))
+    if note := _age_note(found):
         console.print(note)
     return 0
 
@@ -93,9 +107,10 @@ def watch(
         while True:
             try:
                 found = look()
-                line = found.text if as_json else plain_line(found.status, found.at)
+                line = plain_line(found.status, found.at, age_s=found.age_s)
                 # The clock at the start of a line is no news.
-                news = line if as_json else line.partition(" ")[2]
+                news = line.partition(" ")[2] + found.text * as_json
+                line = found.as_json() if as_json else line
             except ConfigError as error:
                 line = news = "" if as_json else str(error)
             if news != shown and line:
@@ -106,19 +121,18 @@ def watch(
         while True:
             try:
                 found = look()
-                note = _age_note(found, time.time()) or "Ctrl-C ends this view, not the run."
-                view.update(Group(live_panel(found.status, found.at), Text(note, style="dim")),
-                            refresh=True)  # fmt: skip
+                note = _age_note(found) or "Ctrl-C ends this view, not the run."
+                panel = live_panel(found.status, found.at, age_s=found.age_s)
+                view.update(Group(panel, Text(note, style="dim")), refresh=True)
             except ConfigError as error:
                 view.update(Text(f"{error} (trying again)"), refresh=True)
             pause(EVERY_S)
 
 
-def _age_note(found: Look, now: float) -> str:
-    age = now - found.at
-    if age <= OLD_S or found.status.state in ("stopped", "failed"):
+def _age_note(found: Look) -> str:
+    if found.age_s <= LATE_S or found.status.state in ("stopped", "failed"):
         return ""
-    return f"This snapshot is {age:.0f} s old: the run is no longer writing it."
+    return f"This snapshot is {duration(found.age_s)} old."
 
 
 def _look_into_folder(run: Path) -> Look:

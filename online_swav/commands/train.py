@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from online_swav.commands.doctor import EXIT_REFUSED
 from online_swav.commands.options import merged_config
 from online_swav.commands.prepare import prepare
 from online_swav.commands.signals import stop_on_signals
-from online_swav.config import RunConfig, to_yaml
+from online_swav.config import Difference, RunConfig, to_yaml
 from online_swav.errors import ConfigError
 from online_swav.preflight.recipe import recipe_checks
 from online_swav.run_lock import locked_run
@@ -20,7 +21,8 @@ from online_swav.run_lock import locked_run
 def train(arguments: list[str]) -> int:
     """Train, or resume."""
     config, known = merged_config(arguments, "train")
-    return _run(config, log_json=known.log_json, quiet=known.quiet, force=known.force)
+    return _run(config, log_json=known.log_json, quiet=known.quiet, force=known.force,
+                change=known.change)  # fmt: skip
 
 
 def _store(config: RunConfig) -> None:
@@ -41,6 +43,18 @@ def _store(config: RunConfig) -> None:
         ) from error
 
 
+def _note_change(run: Path, changed: Sequence[Difference]) -> None:
+    """The run goes on with other options: into its story, and what they overrule is dropped."""
+    from online_swav.events import Events
+    from online_swav.remedies import load_remedies, save_remedies
+
+    before = load_remedies(run)
+    after = before.rethought([option.path for option in changed])
+    if after != before:
+        save_remedies(run, after)
+    Events(run).add("changed", options=[str(option) for option in changed])
+
+
 def _make_folder(run: Path) -> None:
     """Make the run folder.
 
@@ -53,12 +67,14 @@ def _make_folder(run: Path) -> None:
         raise ConfigError(f"cannot make the run folder {run}: {error.strerror}") from error
 
 
-def _run(config: RunConfig, *, log_json: bool, quiet: bool, force: bool = False) -> int:
-    prepared = prepare(config)
+def _run(
+    config: RunConfig, *, log_json: bool, quiet: bool, force: bool = False, change: bool = False
+) -> int:
+    prepared = prepare(config, change=change)
     config, run = prepared.config, Path(prepared.config.run)
     _make_folder(run)
     from online_swav.console import Logging
-    from online_swav.preflight.check import forced, refused
+    from online_swav.preflight.check import force_hint, forced, refused
     from online_swav.preflight.checks import quick_checks
     from online_swav.preflight.telling import tell
     from online_swav.session import Session
@@ -73,9 +89,11 @@ def _run(config: RunConfig, *, log_json: bool, quiet: bool, force: bool = False)
             _store(config)
         log.set_up()
         tell(run, checks)
+        if prepared.changed and not refused(checks):
+            _note_change(run, prepared.changed)
         if refused(checks):
-            print("online-swav train: not started: correct what is refused above, or add --force",
-                  file=sys.stderr)  # fmt: skip
+            print("online-swav train: not started: correct what is refused above "
+                  f"({force_hint(refused(checks))})", file=sys.stderr)  # fmt: skip
             return EXIT_REFUSED
         stop = threading.Event()
         stop_on_signals(stop)

@@ -178,8 +178,8 @@ class HealthConfig:
     window_images: int = 4096
     """Images over which prototype usage and the embedding spectrum are measured."""
     stuck_after_steps: int = 500
-    """Steps before a finding is raised at all; loss = log K only counts as stuck that many steps
-    after warm-up, freeze and ramps."""
+    """Steps that the start lasts at least: most findings, and collapse, wait for its end. Loss =
+    log K only counts as stuck that many steps after warm-up, freeze and ramps."""
     inspect_every_steps: int = 50
     """Steps between two inspections: prototypes, batch norm's gap, the queue's staleness."""
     max_nonfinite_steps: int = 3

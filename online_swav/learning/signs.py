@@ -24,7 +24,7 @@ class Signals:
     settled_step: int
     """Step from which nothing is on its way any more: warm-up, freeze, ramps."""
     stuck_after_steps: int
-    """Grace: steps before anything is judged, and after that step before loss = log K is."""
+    """Grace: the start lasts at least so long, and loss = log K waits as long after it settled."""
     fresh_window: bool
     """Whether a window was filled since the learner started: none that a checkpoint brought."""
     num_prototypes: int
@@ -87,8 +87,8 @@ RULES: tuple[Rule[Signals], ...] = (
         name="embedding_collapse", read=_value("embedding_std_ratio"),
         unhealthy="below", limit=lambda _: 0.3,
         healthy="{limit} to 1, best near 1",
-        remedy="All images look alike to the encoder: go back to a healthy checkpoint with a lower "
-        "--learner.optim.lr.",
+        remedy="All images look alike to the encoder: with --act.enabled the run goes back with a "
+        "lower rate by itself; if it falls again, lower --learner.optim.lr.",
         collapses=lambda signals, _: _collapsing(signals),
     ),
     Rule(
@@ -102,7 +102,7 @@ RULES: tuple[Rule[Signals], ...] = (
     Rule(
         name="stuck_at_log_k", read=_value("loss_ratio"),
         unhealthy="above", limit=lambda _: 0.98, margin=0.02, hold=20.0, applies=_past_grace,
-        healthy="0.37 to 0.9 after the start",
+        healthy="0.4 to 0.9 after the start",
         remedy="The codes are too soft to follow: lower --learner.codes.epsilon.start (0.01 to "
         "0.015 for small models), or raise --learner.codes.freeze-prototypes-steps, or lower "
         "--learner.optim.lr.",
@@ -130,7 +130,7 @@ RULES: tuple[Rule[Signals], ...] = (
     Rule(
         name="codes_one_hot", read=_value("code_entropy_ratio"),
         unhealthy="below", limit=lambda _: 0.05, hold=20.0, applies=_past_start,
-        healthy="above {limit}",
+        healthy="{limit} to 0.95",
         remedy="The codes are hard assignments, which amplify every error: raise "
         "--learner.codes.epsilon.start and .end.",
     ),
@@ -145,7 +145,7 @@ RULES: tuple[Rule[Signals], ...] = (
         name="views_disagree", read=_value("view_agreement_ratio"),
         unhealthy="below", limit=lambda s: min(0.1, 5 / s.num_prototypes), hold=50.0,
         applies=_past_grace,
-        healthy="above {limit} (five times chance), later 0.3 to 0.8",
+        healthy="above {limit}, later 0.3 to 0.8",
         remedy="Two crops of an image get different codes: is there more than one kind of image in "
         "the stream? Soften the crops (--crops.0.scale) "
         "and --learner.augment.jitter, or lower --learner.optim.lr.",
@@ -197,7 +197,7 @@ RULES: tuple[Rule[Signals], ...] = (
     Rule(
         name="gradient_norm_jump", read=_value("gradient_norm_ratio"),
         unhealthy="above", limit=lambda _: 10.0, margin=0.5,
-        healthy="under {limit} times its running mean",
+        healthy="under {limit} times its mean over about 200 steps",
         remedy="Updates have become much larger: lower --learner.optim.lr, or lengthen "
         "--learner.schedule.warmup-steps.",
     ),
@@ -235,7 +235,8 @@ RULES: tuple[Rule[Signals], ...] = (
         unhealthy="below", limit=lambda _: 0.01, applies=lambda s: s.schedule_ended,
         healthy="above {limit} of --learner.optim.lr",
         remedy="The schedule has ended and nothing is learned any more: set "
-        "--learner.schedule.kind hold, or a higher --learner.schedule.final-lr.",
+        "--learner.schedule.kind hold and --learner.schedule.total-steps None, or a higher "
+        "--learner.schedule.final-lr.",
     ),
 )  # fmt: skip
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,7 +69,8 @@ class Vitals:
         self.inspection = Inspection(ranks=ranks, every_steps=config.health.inspect_every_steps)
         self._judge = LearningJudge()
         self._images = 0.0  # of a step, over about 50 steps
-        self._problem: tuple[bool, Adjustments] = (False, Adjustments())
+        self._recipe = _loss_recipe(config)
+        self._problem = (False, Adjustments(), self._recipe)
 
     def measure(
         self, step: int, tensors: StepTensors, *, images: int, prototypes: Float[Tensor, "K D"],
@@ -83,8 +86,9 @@ class Vitals:
             queue: Of the learner.
             adjustments: In force.
         """
-        if (queue.full, adjustments) != self._problem:
-            self._problem = queue.full, adjustments
+        problem = queue.full, adjustments, self._recipe
+        if problem != self._problem:
+            self._problem = problem
             self._monitor.forget_best()
         self._images += (images - self._images) * (1 - SMOOTHING if self._images else 1.0)
         self._monitor.update(
@@ -152,6 +156,7 @@ class Vitals:
                 "images": self._monitor.images,
                 "queue_counts": self._problem[0],
                 "adjustments": dataclasses.asdict(self._problem[1]),
+                "recipe": self._problem[2],
             },
         }
 
@@ -161,4 +166,11 @@ class Vitals:
         window = state["window"]
         self._monitor.resume(slot=int(window["slot"]), images=int(window["images"]),
                              first=self._ranks.rank == 0)  # fmt: skip
-        self._problem = bool(window["queue_counts"]), Adjustments(**window["adjustments"])
+        self._problem = (bool(window["queue_counts"]), Adjustments(**window["adjustments"]),
+                         int(window["recipe"]))  # fmt: skip
+
+
+def _loss_recipe(config: LearnerConfig) -> int:
+    """A number for what a loss means: losses under other codes or colours are no measure."""
+    parts = [dataclasses.asdict(config.codes), dataclasses.asdict(config.augment)]
+    return zlib.crc32(json.dumps(parts, sort_keys=True).encode())

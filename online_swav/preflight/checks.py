@@ -10,6 +10,7 @@ from online_swav.config import RunConfig
 from online_swav.preflight.check import Check, ok
 from online_swav.preflight.disk import disk_checks
 from online_swav.preflight.folder import folder_check
+from online_swav.preflight.load import load_check, measured_under_load
 from online_swav.preflight.machine import machine_checks, usable_cores
 from online_swav.preflight.port import port_checks
 from online_swav.preflight.ray_address import address_checks, ray_address
@@ -46,10 +47,11 @@ def thorough_checks(config: RunConfig, shards: dict[str, list[str]]) -> list[Che
     """
     versions = ", ".join(f"{name} {version(name)}" for name in ("online-swav", "torch", "ray"))
     address = address_checks(os.environ)
+    load = load_check()  # while nothing of ours works
     checks = [
         ok("versions", f"Python {platform.python_version()}, {versions}"),
         folder_check(config), *recipe_checks(config), *machine_checks(config),
-        *disk_checks(config), *port_checks(config, patience_s=0), *address,
+        load, *disk_checks(config), *port_checks(config, patience_s=0), *address,
     ]  # fmt: skip
     on_cluster = ray_address(os.environ) is not None
     if on_cluster and all(check.level != "refusal" for check in address):
@@ -72,4 +74,4 @@ def thorough_checks(config: RunConfig, shards: dict[str, list[str]]) -> list[Che
                     threads=speed.threads, cores=None if on_cluster else usable_cores(),
                 )
             )  # fmt: skip
-    return checks
+    return checks if load.level == "ok" else measured_under_load(checks)

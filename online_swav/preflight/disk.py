@@ -25,7 +25,7 @@ def disk_checks(config: RunConfig) -> list[Check]:
         try:
             size = _estimate(config)
         except ValueError as error:
-            return [refusal("model", str(error))]
+            return [refusal("model", str(error), final=True)]
     disk = shutil.disk_usage(folder)
     kept = config.checkpoint.keep
     need = size * max(kept + FEWEST_CHECKPOINTS - there, FEWEST_CHECKPOINTS)

@@ -15,15 +15,20 @@ def folder_check(config: RunConfig) -> Check:
     """New, to be resumed, in use, or not writable."""
     run = Path(config.run)
     nearest = existing_folder(run)
+    file = next((path for path in (run, *run.parents) if path.exists()), nearest)
+    if file != nearest:
+        return refusal("run_folder", f"{file} is a file, and no folder can be made there: give "
+                       "another --run", final=True)  # fmt: skip
     if not os.access(nearest, os.W_OK | os.X_OK):
         return refusal("run_folder", f"{nearest} cannot be written: fix the permissions, or give "
-                       "another --run")  # fmt: skip
+                       "another --run", final=True)  # fmt: skip
     if nearest != run:
         return ok("run_folder", f"{run} will be made")
     process = holder(run)
     if process is not None:
         return refusal("run_folder", f"{run} is in use by process {process}: `online-swav status` "
-                       "says what it does. Stop it first, or give another --run.")  # fmt: skip
+                       "says what it does. Stop it first, or give another --run.",
+                       final=True)  # fmt: skip
     latest = run / "checkpoints" / "latest"
     if latest.exists():
         name = latest.read_text().strip()

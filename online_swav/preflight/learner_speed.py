@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
@@ -12,8 +11,8 @@ from online_swav.assemble import choose_device, compiles, learner_threads
 from online_swav.config import RunConfig
 from online_swav.errors import ConfigError
 from online_swav.learning.learner import Learner, NonFiniteLossError
-from online_swav.preflight.check import Check, ok, refusal, warning
-from online_swav.preflight.throughput import rate_text
+from online_swav.preflight.check import Check, count, ok, refusal, warning
+from online_swav.preflight.throughput import short
 
 _SMALL_BATCH = 8
 _LONGEST_STEP_S = 4.0
@@ -38,30 +37,26 @@ def time_learner(config: RunConfig) -> tuple[Check, LearnerSpeed | None]:
         learner = Learner(config.learner, device=device, seed=config.seed)
         images, step_s = _time_steps(config, learner)
     except (ConfigError, ValueError) as error:
-        return refusal("learner_speed", str(error)), None
+        return refusal("learner_speed", str(error), final=True), None
     except torch.OutOfMemoryError as error:
         return refusal(
             "learner_speed",
             f"a batch of {config.ingest.batch_size} does not fit this GPU "
             f"({str(error).splitlines()[0]}). Lower --ingest.batch-size, or use smaller `crops` "
             "or --learner.autocast bf16.",
+            final=True,
         ), None
     except NonFiniteLossError as error:
         text = f"on random crops the loss is not finite at once: {error}"
         return warning("learner_speed", text), None
     on_gpu = device.type == "cuda"
-    where = torch.cuda.get_device_name(device) if on_gpu else f"{threads} CPU threads"
+    where = torch.cuda.get_device_name(device) if on_gpu else count(threads, "CPU thread")
     text = (
-        f"a learner trains {rate_text(images / step_s)} images/s on {where} "
-        f"({step_s:.2g} s per step of {images} images)"
+        f"a learner trains {short(images / step_s)} images/s on {where} "
+        f"({short(step_s)} s per step of {images} images)"
     )
     if images != config.ingest.batch_size:
         text += f"; a batch of {config.ingest.batch_size} takes too long to try"
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if not on_gpu and load > cores:
-        text += (
-            f"; others use this machine too (load {load:.1f} on {cores} cores), alone it is faster"
-        )
     if compiles(config, device):
         text += "; the run compiles it first, which makes it faster"
     speed = LearnerSpeed(images_per_s=images / step_s, threads=None if on_gpu else threads)

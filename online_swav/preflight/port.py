@@ -38,6 +38,6 @@ def port_checks(config: RunConfig, *, patience_s: float = PREDECESSOR_ENDS_S) ->
             if held and time.monotonic() < deadline:
                 time.sleep(_LOOK_AGAIN_S)
                 continue
-            return [refusal("metrics_port", str(port_error(host, port, error)))]
+            return [refusal("metrics_port", str(port_error(host, port, error)), final=True)]
         free = "any free port of" if port == 0 else f"port {port} is free on"
         return [ok("metrics_port", f"{free} {host}")]

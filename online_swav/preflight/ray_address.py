@@ -56,6 +56,7 @@ def _reachable(address: str) -> Check:
             f"nobody answers at RAY_ADDRESS={address} ({error.strerror or error}). Start the "
             "cluster (`ray start --head`), correct the address, or unset it for a Ray on this "
             "machine.",
+            final=True,
         )
     return ok("ray_address", f"RAY_ADDRESS={address} answers")
 

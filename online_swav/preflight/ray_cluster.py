@@ -23,6 +23,7 @@ def cluster_checks(config: RunConfig) -> list[Check]:
                 f"cannot join {os.environ.get('RAY_ADDRESS')}: {error}. Versions of Python and Ray "
                 "must be the cluster's, and so must RAY_AUTH_MODE and the token; Ray's own lines "
                 "above may say which it is.",
+                final=True,
             )
         ]
     try:

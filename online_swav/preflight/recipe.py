@@ -172,7 +172,9 @@ def _small_crops(config: RunConfig) -> Check | None:
         f"{2**halvings + 1} px or more, or --learner.autocast off."
     )
     # What `auto` finds is known on the learner's machine only.
-    return refusal("small_crops", text) if config.device == "cpu" else warning("small_crops", text)
+    if config.device != "cpu":
+        return warning("small_crops", text)
+    return refusal("small_crops", text, final=True)
 
 
 def _batch_of_one(config: RunConfig) -> Check | None:

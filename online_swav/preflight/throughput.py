@@ -12,9 +12,9 @@ MOST_WAITING = 0.1
 _WORTH_A_WORD = 0.95
 
 
-def rate_text(rate: float) -> str:
-    """Images per second as people read them."""
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+def short(value: float) -> str:
+    """A speed or a time as people read it: two digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def reader_check(config: RunConfig, reader_rate: float) -> Check:
@@ -27,8 +27,8 @@ def reader_check(config: RunConfig, reader_rate: float) -> Check:
     actors = config.ingest.actors
     return ok(
         "reader_speed",
-        f"a reader on a core of this machine reads, decodes and crops {rate_text(reader_rate)} "
-        f"images/s; --ingest {actors}: {rate_text(reader_rate * actors)}",
+        f"a reader on a core of this machine reads, decodes and crops {short(reader_rate)} "
+        f"images/s; --ingest {actors}: {short(reader_rate * actors)}",
     )
 
 
@@ -55,8 +55,8 @@ def throughput_check(
     shared, expected = together < _WORTH_A_WORD * expected, together
     waiting = 1 - min(read / learned, 1.0)
     text = (
-        f"learner {rate_text(learned)} images/s, readers {rate_text(read)}: expect "
-        f"{rate_text(expected)} images/s, {config.global_batch_size / expected:.2g} s per step"
+        f"learner {short(learned)} images/s, readers {short(read)}: expect "
+        f"{short(expected)} images/s, {short(config.global_batch_size / expected)} s per step"
     )
     if shared:
         text += f", as both share {cores} cores"

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from online_swav.errors import ConfigError
-from online_swav.guide import GUIDE, explanations
+from online_swav.guide import explanations
 from online_swav.pages import render, style_sheet
 from online_swav.report.books import read_books
 from online_swav.report.curves import Frame, draw_curves
 from online_swav.report.events import Event, events_of
 from online_swav.report.facts import Facts, gather
+from online_swav.report.lapses import with_lapses
 from online_swav.report.opening import opening
 from online_swav.report.pictures import pictures_of
 from online_swav.report.quarantine import quarantine_view
@@ -53,8 +53,7 @@ def write_report(
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         staging.touch()  # a place that cannot be written is said before the work
     try:
-        page = build_report(run, folder=out.parent, shards=shards, images=images,
-                            with_images=with_images, say=say)  # fmt: skip
+        page = build_report(run, shards=shards, images=images, with_images=with_images, say=say)
         with _explained(out):
             staging.write_text(page, encoding="utf-8")
             size_bytes = staging.stat().st_size
@@ -75,23 +74,23 @@ def _explained(out: Path) -> Iterator[None]:
 
 
 def build_report(
-    run: Path, *, folder: Path, shards: Sequence[str], images: int, with_images: bool,
+    run: Path, *, shards: Sequence[str], images: int, with_images: bool,
     say: Callable[[str], None], now: float | None = None,
 ) -> str:  # fmt: skip
-    """The page. See `write_report`; `folder` is where links of the page begin.
+    """The page. See `write_report`.
 
     Raises:
         ConfigError: If the run's config cannot be read, or `shards` match nothing.
     """
     facts = gather(run, now=time.time() if now is None else now)
-    events = events_of(facts)
+    events = with_lapses(events_of(facts))
     told = entries(events)[::-1]
     return render(
         "report.html",
         style=style_sheet("look.css", "report.css"),
         run=facts.run.name,
         now=facts.now,
-        opening=opening(facts, guide=_guide(folder), explanations=explanations()),
+        opening=opening(facts, explanations=explanations()),
         story=told[:MOST_ENTRIES],
         story_open=_open(told),
         story_more=max(len(told) - MOST_ENTRIES, 0),
@@ -126,9 +125,3 @@ def _over_time(facts: Facts, events: Sequence[Event]) -> dict[str, Any]:
         "timeline": timeline(events, verdicts, reporting, first=first, last=last),
         "curves": draw_curves(facts.history, facts.probes, frame),
     }
-
-
-def _guide(folder: Path) -> str | None:
-    if not GUIDE.is_file():
-        return None
-    return quote(os.path.relpath(GUIDE, folder.resolve()))

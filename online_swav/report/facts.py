@@ -15,9 +15,7 @@ from online_swav.console import status_from_json
 from online_swav.events import read_events
 from online_swav.history import read_history
 from online_swav.status import ProbeStatus, RunStatus
-
-OLD_S = 30.0
-"""A status older than this was left by a run that no longer writes it."""
+from online_swav.wording import OLD_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from online_swav.summary import (
     finding_text,
     headline,
     key_numbers,
+    probe_tile,
     verdict_line,
 )
 
@@ -31,12 +32,11 @@ class Opening:
     """What the run did by itself; empty if nothing."""
 
 
-def opening(facts: Facts, *, guide: str | None, explanations: Mapping[str, str]) -> Opening:
-    """What to say first.
+def opening(facts: Facts, *, explanations: Mapping[str, str]) -> Opening:
+    """What to say first. Nothing links to a file: a report is mailed around.
 
     Args:
         facts: The run.
-        guide: Address of `docs/health.md`, seen from the report; None where it is not at hand.
         explanations: What each finding means, by its name.
     """
     status = facts.status
@@ -47,12 +47,7 @@ def opening(facts: Facts, *, guide: str | None, explanations: Mapping[str, str])
     # A run that no longer writes had its findings until its last word.
     now = facts.now if facts.live else facts.status_at
     findings = tuple(
-        finding_text(
-            f,
-            now,
-            href=f"{guide}#{f.name}" if guide else None,
-            explanation=explanations.get(f.name, ""),
-        )
+        finding_text(f, now, explanation=explanations.get(f.name, ""))
         for f in status.health.findings
     )
     actions = status.learner.actions if status.learner is not None else {}
@@ -67,25 +62,23 @@ def _state(facts: Facts) -> str:
         return "The run has left no status.json: it ran in process, or has not reported yet."
     when = wording.duration(facts.now - facts.status_at)
     if status.state == "stopped":
-        return f"The run stopped {when} ago. {status.message}"
+        return f"The run stopped {when} ago: {status.message.rstrip('.') or 'nobody said why'}."
     if status.state == "failed":
         return f"The run ended {when} ago with an error."
     if facts.live:
         return "The run is live: the numbers are of this moment, and go on changing."
-    return f"Its last verdict was {status.health.verdict}; the numbers are those of its last word."
+    verdict = wording.health_words(status.health)
+    return f"Its last verdict: {verdict}; the numbers are those of its last word."
 
 
 def _gone(facts: Facts) -> Headline:
-    when = wording.duration(facts.now - facts.status_at)
-    return Headline("bad", "Gone", f"The run has not written its status for {when}: it ended "
-                    "without a word. The same command resumes it from the newest "
-                    "checkpoint.")  # fmt: skip
+    return Headline("bad", "Gone", wording.gone(facts.now - facts.status_at))
 
 
 def _without_status(facts: Facts) -> Headline:
     if facts.newest is None:
         return Headline("quiet", "Young", "No report and no checkpoint yet.")
-    return verdict_line(facts.newest.manifest.verdict, 0, ended=True)
+    return verdict_line(facts.newest.manifest.verdict, (), ended=True)
 
 
 def _tiles_of_checkpoint(facts: Facts) -> tuple[Tile, ...]:
@@ -99,7 +92,5 @@ def _tiles_of_checkpoint(facts: Facts) -> tuple[Tile, ...]:
              wording.size(newest.size_bytes)),
     ]  # fmt: skip
     if facts.probes:
-        first, last = facts.probes[0], facts.probes[-1]
-        tiles.append(Tile("k-NN", f"{last.knn_accuracy:.1%}",
-                          f"{first.knn_accuracy:.1%} at step {first.step:,}"))  # fmt: skip
+        tiles.append(probe_tile(facts.probes))
     return tuple(tiles)

@@ -9,8 +9,18 @@ from itertools import groupby
 from typing import Any
 
 from online_swav.report.events import MOST_CHARACTERS, Event
+from online_swav.report.lapses import LAPSED
 from online_swav.summary import Tone
-from online_swav.wording import ADJUSTMENTS, adjustments, amount, duration, number, plain_name, size
+from online_swav.wording import (
+    ADJUSTMENTS,
+    adjustments,
+    amount,
+    duration,
+    number,
+    plain_name,
+    size,
+    verdict_words,
+)
 
 ROUTINE = {"checkpoint": "checkpoint", "published": "encoder", "probe": "probe"}
 """Events of a run that goes as it should, and their nouns: neighbours are told together."""
@@ -109,16 +119,29 @@ def _resumed(event: Event) -> Told:
     return "quiet", "Resumed from a checkpoint", seen
 
 
+def _changed(event: Event) -> Told:
+    given = event.fields.get("options")
+    options = [str(option) for option in given] if isinstance(given, list) else []
+    return "quiet", "Options changed by the user", "; ".join(options)[:MOST_CHARACTERS]
+
+
 def _verdict(event: Event) -> Told:
-    after = event.text("after")
-    return _TONES.get(after, "quiet"), f"Verdict: {after}", f"before: {event.text('before')}"
+    before, after = (verdict_words(event.text(name)) for name in ("before", "after"))
+    return _TONES.get(after, "quiet"), f"Verdict: {after}", f"before: {before}"
 
 
 def _raised(event: Event) -> Told:
     value = event.number("value")
-    measured = number(value) if value is not None else event.text("value")
+    measured = event.text("shown") or (event.text("value") if value is None else number(value))
     detail = f"{measured}, healthy: {event.text('healthy')}. {event.text('remedy')}"
+    if event.fields.get("advice") is True:
+        return "quiet", f"Advice: {_about(event)}", detail
     return "warn", f"Finding: {_about(event)}", detail
+
+
+def _lapsed(event: Event) -> Told:
+    detail = f"it was still there when the {event.text('of')} ended; the next one is judged afresh"
+    return "quiet", f"Left open: {_about(event)}", detail
 
 
 def _cleared(event: Event) -> Told:
@@ -161,11 +184,13 @@ def _preflight(event: Event) -> Told:
 _TELLERS: dict[str, Callable[[Event], Told]] = {
     "started": _started,
     "resumed": _resumed,
+    "changed": _changed,
     "stopped": lambda event: ("quiet", "Stopped", event.text("reason")),
     "failed": lambda event: ("bad", "Failed", event.text("reason")),
     "verdict": _verdict,
     "finding_raised": _raised,
     "finding_cleared": _cleared,
+    LAPSED: _lapsed,
     "checkpoint_failed": lambda event: ("bad", "A checkpoint failed", event.text("reason")),
     "action": _action,
     "restarted": lambda event: (

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from online_swav.report import plots
 from online_swav.report.events import Event
+from online_swav.report.lapses import LAPSED
 from online_swav.report.segments import Segment
 from online_swav.wording import plain_name
 
@@ -47,10 +48,13 @@ def timeline(
 def _lanes(
     events: Sequence[Event], verdicts: Sequence[Segment], reporting: Sequence[Segment], last: float
 ) -> list[Lane]:
+    advice = {e.text("name") for e in events if e.fields.get("advice") is True}
     findings = [
-        Lane(plain_name(name), bars=[(start, end, plots.WARN) for start, end in spans])
+        Lane(plain_name(name), bars=[
+            (start, end, plots.QUIET if name in advice else plots.WARN) for start, end in spans
+        ])
         for name, spans in finding_spans(events, last).items()
-    ]
+    ]  # fmt: skip
     shown = findings[:MOST_FINDINGS]
     if len(findings) > MOST_FINDINGS:
         rest = [bar for lane in findings[MOST_FINDINGS:] for bar in lane.bars]
@@ -72,7 +76,7 @@ def _lanes(
 
 
 def finding_spans(events: Sequence[Event], last: float) -> dict[str, list[tuple[float, float]]]:
-    """From when until when each finding was raised; one that was not cleared lasts until `last`."""
+    """From when until when each finding was open; one that nobody ended lasts until `last`."""
     spans: dict[str, list[tuple[float, float]]] = {}
     open_since: dict[tuple[str, str], float] = {}
     for event in events:
@@ -80,7 +84,7 @@ def finding_spans(events: Sequence[Event], last: float) -> dict[str, list[tuple[
         if event.name == "finding_raised":
             open_since.setdefault(key, event.at)
             spans.setdefault(key[0], [])
-        elif event.name == "finding_cleared":
+        elif event.name in ("finding_cleared", LAPSED):
             began = open_since.pop(key, None)
             if began is not None:
                 spans[key[0]].append((began, event.at))

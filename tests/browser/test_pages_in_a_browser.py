@@ -4,10 +4,10 @@ import os
 import shutil
 
 import pytest
-from report_example import HOSTILE, make_empty_run, make_run
+from report_example import HOSTILE, add_status, make_empty_run, make_run
 from status_example import FINDING, learner, status
 
-from online_swav.learning.findings import Health
+from online_swav.learning.findings import Finding, Health
 from online_swav.metrics_server import serve_metrics
 from online_swav.report.build import write_report
 
@@ -116,6 +116,47 @@ def test_the_report_is_whole_alone_and_readable(browser, reports, name, width, s
     broken = "all => all.filter(i => !i.naturalWidth).length"
     assert tab.page.eval_on_selector_all("img", broken) == 0
     tab.page.close()
+
+
+LONG = Finding(
+    name="lagging", value=90_000.0, shown="25 h", subject="source_" + 60 * "x",
+    healthy="under 60 min behind the newest (--watch.max-lag-s-" + 60 * "y" + ")",
+    remedy="Try `online-swav train --learner.codes.freeze-prototypes-steps 300 --learner.queue."
+    f"length 3840`, --learner.{50 * 'z'}, or see https://example.org/{90 * 'a'}.",
+)  # fmt: skip
+
+
+def test_a_very_long_finding_fits_a_small_phone(browser, tmp_path):
+    run = make_empty_run(tmp_path / "run")
+    add_status(run, run="run_" + 80 * "w", findings=(LONG,))
+    write_report(run, run / "report.html", shards=(), images=1, with_images=False,
+                 say=lambda _: None)  # fmt: skip
+    server = serve_metrics(lambda: status(findings=(LONG,)), host="127.0.0.1", port=0)
+    page = f"http://127.0.0.1:{server.port}/"
+    wider = """() => [...document.querySelectorAll('main *')].filter(
+        node => node.getBoundingClientRect().right > innerWidth).map(node => node.outerHTML)"""
+    try:
+        for address in (page, (run / "report.html").as_uri()):
+            tab = Tab(browser, address, width=360, scheme="light")
+            tab.page.eval_on_selector_all("details", "all => all.forEach(d => d.open = true)")
+            assert "25\u00a0h" in tab.page.inner_text(".findings")
+            assert tab.overflow() <= 0, address
+            assert tab.page.evaluate(wider) == [], address
+            tab.page.close()
+    finally:
+        server.close()
+
+
+def test_the_name_of_a_finding_leads_to_its_section_of_the_guide(browser):
+    server = serve_metrics(lambda: status(findings=(LONG,)), host="127.0.0.1", port=0)
+    tab = Tab(browser, f"http://127.0.0.1:{server.port}/", width=360, scheme="light")
+    try:
+        tab.page.click(".findings h3 a")
+        tab.page.wait_for_function("scrollY > 500")
+        assert "### lagging" in tab.page.inner_text("body")
+        tab.page.close()
+    finally:
+        server.close()
 
 
 def test_the_report_shows_the_picture_that_fits(browser, reports):

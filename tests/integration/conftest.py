@@ -45,6 +45,7 @@ learner:
   schedule: {warmup_steps: 2}
   health: {window_images: 64}
 checkpoint: {every_steps: 5}
+metrics: {linger_s: 0}
 report_every_s: 0.2
 threads: 1
 device: cpu

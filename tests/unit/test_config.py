@@ -6,6 +6,7 @@ import pytest
 
 from online_swav.config import RunConfig, differences, digest, load_yaml, to_yaml
 from online_swav.errors import ConfigError
+from online_swav.learning.config import HealthConfig
 from online_swav.presets import PRESETS, preset
 
 
@@ -60,10 +61,18 @@ def test_an_unknown_preset_gets_a_suggestion():
 
 def test_only_options_that_decide_the_weights_differ():
     one = preset("demo")
-    same = dataclasses.replace(one, when_idle="stop", run="elsewhere")
+    watched = dataclasses.replace(one.learner, health=HealthConfig(stuck_after_steps=7))
+    same = dataclasses.replace(one, when_idle="stop", run="elsewhere", learner=watched)
     assert differences(one, same) == []
     assert digest(one) == digest(same)
     codes = dataclasses.replace(one.learner.codes, iterations=9)
-    other = dataclasses.replace(one, learner=dataclasses.replace(one.learner, codes=codes), seed=3)
-    assert differences(one, other) == ["learner.codes.iterations: 3 -> 9", "seed: 0 -> 3"]
+    softer = (dataclasses.replace(one.crops[0], scale=(0.7, 1.0)), *one.crops[1:])
+    other = dataclasses.replace(
+        one, learner=dataclasses.replace(one.learner, codes=codes), seed=3, crops=softer
+    )
+    assert [(str(d), d.unchangeable) for d in differences(one, other)] == [
+        (f"crops.0.scale.0: {one.crops[0].scale[0]} -> 0.7", False),
+        ("learner.codes.iterations: 3 -> 9", False),
+        ("seed: 0 -> 3", True),
+    ]
     assert digest(one) != digest(other)

@@ -1,5 +1,6 @@
 """Displays: readable at 80 columns, without colour, with and without a learner."""
 
+import dataclasses
 import io
 import json
 import logging
@@ -47,13 +48,51 @@ def test_findings_of_the_run_stand_beside_those_of_the_learner_with_how_long():
                       since=100.0, since_step=800, subject="cam")  # fmt: skip
     snapshot = status(findings=(lagging,))
     text = " ".join(render(snapshot).replace("│", "").split())
-    words = "lagging of cam: 7,200 (healthy: under 3600 s) for 15 min, since step 800. Read faster"
+    words = (
+        "! lagging of cam: 7,200 (healthy: under 3600 s) for 15 min, since step 800. Read faster. "
+        "(docs/health.md#lagging)"
+    )
     assert "degraded" in text
     assert words in text
     assert "health=degraded finding=lagging:cam" in plain_line(snapshot, 1000.0)
     assert "lagging of cam" in "\n".join(summary_lines(snapshot, "/run"))
     early = status(findings=(lagging,), learner=None, learner_up=False)
     assert "Read faster" in render(early), "before the learner's first report too"
+
+
+def test_values_in_words_are_shown_as_words():
+    lagging = Finding(name="lagging", value=90_000.0, shown="25 h", healthy="less", remedy="Read.")
+    snapshot = status(findings=(lagging,))
+    for text in (render(snapshot), "\n".join(summary_lines(snapshot, "/run"))):
+        assert "lagging: 25 h (healthy" in text
+        assert "90,000" not in text
+
+
+def test_no_number_is_parted_from_its_unit():
+    for length in range(40, 80):
+        lagging = Finding(name="lagging", value=1.0, shown="25 h", healthy="x" * length, remedy="",
+                          subject="y" * 8)  # fmt: skip
+        moved = dataclasses.replace(lagging, subject="y" * (length - 10))
+        assert "25 h" in render(status(findings=(moved,)))
+
+
+def test_advice_is_no_alarm_and_what_is_not_judged_is_said():
+    advice = Finding(name="few_images_per_prototype", value=0.5, healthy="1", remedy="Raise it.",
+                     advice=True)  # fmt: skip
+    well = status(learner=learner(health=Health(verdict="ok", findings=(advice,))))
+    assert "health  ok, with advice   usage" in render(well)
+    assert "advice few images per prototype: 0.5" in render(well)
+    assert "health=ok advice=few_images_per_prototype" in plain_line(well, 1000.0)
+    assert "health: ok, with advice" in "\n".join(summary_lines(well, "/run"))
+    early = status(learner=learner(health=Health()))
+    assert "health  warming up: not judged yet" in render(early)
+    assert "health: not judged yet" in "\n".join(summary_lines(early, "/run"))
+
+
+def test_one_probe_alone_is_no_curve():
+    alone = render(status(probes=status().probes[:1]))
+    assert "k-NN  0.300  (step 0)" in alone
+    assert "▁" not in alone
 
 
 def test_what_the_run_did_by_itself_is_counted():

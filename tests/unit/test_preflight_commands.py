@@ -59,7 +59,7 @@ def own_threads(monkeypatch):
     torch.set_num_threads(threads)
 
 
-HOPELESS = ("--learner.model.num-prototypes", "999")
+HOPELESS = ("--learner.model.num-prototypes", "999", "--learner.queue.length", "0")
 
 
 def test_doctor_looks_at_everything_and_writes_nothing(options, own_threads, tmp_path, capsys):
@@ -68,11 +68,11 @@ def test_doctor_looks_at_everything_and_writes_nothing(options, own_threads, tmp
     assert report["exit"] == 0
     found = {check["name"]: check for check in report["checks"]}
     assert list(found) == [
-        "versions", "run_folder", "images_per_prototype", "cores", "disk", "metrics_port",
-        "source", "reader_speed", "learner_speed", "throughput",
+        "versions", "run_folder", "images_per_prototype", "cores", "load", "disk",
+        "metrics_port", "source", "reader_speed", "learner_speed", "throughput",
     ]  # fmt: skip
     assert "40 images read" in found["source"]["text"]
-    assert "1 CPU threads" in found["learner_speed"]["text"]
+    assert "images/s on 1 CPU thread (" in found["learner_speed"]["text"]
     assert "per step of 16 images" in found["learner_speed"]["text"]
     assert not (tmp_path / "run").exists()
 
@@ -86,8 +86,8 @@ def test_doctor_prints_a_table_and_exits_4_when_a_run_would_not_start(options, c
     table = capsys.readouterr().out
     assert "REFUSED  images per prototype  (batch + queue) / K = (16 + 0) / 999 = 0.02" in table
     assert "ok       learner speed         a learner trains 32 images/s" in table
-    assert "10 checks: 1 refused" in table
-    assert "would not start (--force makes it)" in " ".join(table.split())
+    assert "11 checks: 1 refused" in table
+    assert "would not start (--force makes it start)" in " ".join(table.split())
     assert main(["doctor", *options, *HOPELESS, "--force"]) == 0
     assert "forced: (batch + queue)" in capsys.readouterr().out
 
@@ -105,7 +105,7 @@ def test_a_refused_start_runs_nothing_and_may_be_corrected(options, tmp_path, st
     assert started == []
     errors = capsys.readouterr().err
     assert "REFUSED: images_per_prototype: (batch + queue) / K = (16 + 0) / 999" in errors
-    assert errors.endswith("not started: correct what is refused above, or add --force\n")
+    assert errors.endswith("not started: correct what is refused above (--force makes it start)\n")
     (event,) = read_events(run)
     assert event.items() >= {
         "event": "preflight", "level": "refusal", "check": "images_per_prototype"
@@ -137,8 +137,38 @@ def test_a_held_port_is_refused_before_anything_starts(options, started, capsys)
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = str(holder.getsockname()[1])
         assert main(["train", *options, "--metrics.port", port]) == 4
-    assert started == []
-    assert "Choose another --metrics.port" in capsys.readouterr().err
+        assert main(["train", *options, "--metrics.port", port, "--force"]) == 4
+    assert started == [], "no force opens a port that is held"
+    errors = capsys.readouterr().err
+    assert "give another --metrics.port" in errors
+    assert errors.endswith("refused above (--force does not help with metrics port)\n")
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_file_is_no_run_folder(options, tmp_path, capsys, monkeypatch, name):
+    from online_swav.preflight import learner_speed
+
+    monkeypatch.setattr(learner_speed, "_time_steps", lambda *_: (16, 0.5))
+    monkeypatch.setenv("COLUMNS", "500")
+    (tmp_path / "file").touch()
+    options[1] = str(tmp_path / name)
+    assert main(["doctor", *options, "--force"]) == 4
+    table = capsys.readouterr().out
+    assert f"{tmp_path / 'file'} is a file, and no folder can be made there" in table
+    assert "would not start (--force does not help with run folder)" in table
+    assert main(["train", *options]) == 2
+    assert "cannot make the run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("name", ["file", "empty", "missing"])
+def test_what_is_no_run_folder_is_said(tmp_path, capsys, command, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    assert main([command, "--run", str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err == (
+        f"online-swav {command}: {tmp_path / name} is no run folder: it has no config.yaml\n"
+    )
 
 
 def test_config_prints_what_is_wrong_with_the_recipe(options, capsys):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -14,15 +15,17 @@ import pytest
 
 from online_swav.config import MetricsConfig, RunConfig
 from online_swav.learning.config import LearnerConfig, ModelConfig, OptimConfig, QueueConfig
-from online_swav.preflight import disk
-from online_swav.preflight.check import forced, refused
+from online_swav.metrics_server import port_error
+from online_swav.preflight import disk, load
+from online_swav.preflight.check import force_hint, forced, ok, refusal, refused
 from online_swav.preflight.disk import disk_checks
 from online_swav.preflight.folder import folder_check
+from online_swav.preflight.load import judge_load
 from online_swav.preflight.machine import cores_checks, machine_checks, usable_cores
 from online_swav.preflight.port import port_checks
 from online_swav.preflight.ray_address import address_checks, remote_ray_address
 from online_swav.preflight.ray_cluster import resources_check
-from online_swav.preflight.throughput import throughput_check
+from online_swav.preflight.throughput import short, throughput_check
 from streams.config import IngestConfig
 
 Usage = collections.namedtuple("Usage", "total used free")
@@ -138,8 +141,10 @@ def test_a_port_that_is_held_is_refused_with_advice(config):
         port = holder.getsockname()[1]
         (check,) = port_checks(on_port(config, port))
     assert check.level == "refusal"
-    assert f"cannot listen on 127.0.0.1:{port}" in check.text
-    assert "Another run may use it. Choose another --metrics.port" in check.text
+    assert check.text == (
+        f"port {port} on 127.0.0.1 is in use by another process, perhaps another run: give "
+        "another --metrics.port, or 0 for a free one"
+    )
     (check,) = port_checks(on_port(config, port))
     assert (check.level, check.text) == ("ok", f"port {port} is free on 127.0.0.1")
 
@@ -147,7 +152,16 @@ def test_a_port_that_is_held_is_refused_with_advice(config):
 def test_a_host_that_is_not_here_is_refused(config):
     (check,) = port_checks(on_port(config, 0, "192.0.2.1"))
     assert check.level == "refusal"
-    assert "--metrics.host must be" in check.text
+    assert "no port can be opened on 192.0.2.1, which is no IPv4 address or name" in check.text
+    assert "give another --metrics.host" in check.text
+
+
+def test_a_port_that_this_user_may_not_open_is_said_in_words():
+    error = port_error("127.0.0.1", 80, PermissionError(errno.EACCES, "Permission denied"))
+    assert str(error) == (
+        "port 80 on 127.0.0.1 is not to be had (Permission denied): give another --metrics.port, "
+        "or 0 for a free one"
+    )
 
 
 def test_the_actors_of_a_killed_driver_may_hold_the_port_a_moment_longer(config):
@@ -285,13 +299,51 @@ def test_ranks_learn_side_by_side(config):
     assert "learner 4,000 images/s, readers 4,000" in expect(four, reader=500, learner=1000).text
 
 
-def test_forced_refusals_are_warnings_that_say_so(config):
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        checks = port_checks(on_port(config, holder.getsockname()[1]))
-    assert len(refused(checks)) == 1
-    (check,) = forced(checks)
-    assert check.level == "warning"
-    assert check.text.startswith("forced: cannot listen")
+def test_forced_refusals_are_warnings_that_say_so():
+    soft, final = refusal("disk", "full"), refusal("metrics_port", "held", final=True)
+    assert refused([soft, final]) == [soft, final]
+    forced_soft, forced_final = forced([soft, final])
+    assert (forced_soft.level, forced_soft.text) == ("warning", "forced: full")
+    assert forced_final == final, "the run would only fail later"
+    assert force_hint([soft]) == "--force makes it start"
+    assert force_hint([soft, final]) == "--force does not help with metrics port"
+
+
+@pytest.mark.parametrize(
+    ("used", "load", "level"),
+    [(0.0, 0.5, "ok"), (0.3, 2.0, "ok"), (0.0, 2.5, "warning"), (1.0, 0.5, "warning")],
+)
+def test_a_busy_machine_is_warned_of(used, load, level):
+    check = judge_load(used=used, load=load, cores=2)
+    assert check.level == level
+    assert f"other processes use {used:.1f} of 2 cores" in check.text
+    assert ("measured under that load" in check.text) == (level == "warning")
+
+
+def test_what_others_use_is_seen_at_once(monkeypatch):
+    busy = iter([10.0, 10.6])
+    monkeypatch.setattr(load, "_busy_s", lambda: next(busy))
+    monkeypatch.setattr(load, "_LOOK_S", 0.3)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert "other processes use 2.0 of 4 cores" in load.load_check().text
+
+
+def test_the_machine_tells_how_long_it_has_worked():
+    assert load._busy_s() > 0
+
+
+def test_speeds_that_are_measured_under_load_say_so():
+    checks = [ok("disk", "room"), ok("reader_speed", "fast"), refusal("learner_speed", "no GPU")]
+    texts = [check.text for check in load.measured_under_load(checks)]
+    assert texts == ["room", "fast (measured under load)", "no GPU"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(193.4, "193"), (2000.0, "2,000"), (9.96, "10"), (0.0321, "0.032")]
+)
+def test_speeds_and_times_are_short_and_never_in_powers(value, text):
+    assert short(value) == text
 
 
 @pytest.mark.parametrize(

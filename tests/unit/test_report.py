@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 def report(run, **over):
     options = {"shards": (), "images": IMAGES, "with_images": True, "say": lambda _: None}
-    text = build_report(run, folder=run, **(options | over))
+    text = build_report(run, **(options | over))
     return text, Page(text)
 
 
@@ -81,7 +81,9 @@ def test_it_needs_nothing_but_itself(full):
     text, page = full
     assert "script" not in page.tags
     for address in page.addresses:
-        assert address.startswith(("data:", "#")) or address.endswith("#stuck_at_log_k"), address
+        assert address.startswith(("data:", "#")), address
+    assert "More: docs/health.md#stuck_at_log_k" in page.text("verdict")
+    assert "What it means Loss / log K" in page.text("verdict")
     assert "@import" not in text
     assert re.findall(r"url\((?!#)[^)]*\)", text) == []
     assert len(page.ids) == len(set(page.ids))

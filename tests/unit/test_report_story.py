@@ -7,6 +7,7 @@ import pytest
 from online_swav.events import ACTION_KINDS, EventName
 from online_swav.history import History, read_history
 from online_swav.report.events import Event
+from online_swav.report.lapses import with_lapses
 from online_swav.report.segments import reporting_segments, segments
 from online_swav.report.story import ACTIONS, entries
 from online_swav.report.timeline import finding_spans
@@ -70,6 +71,66 @@ def test_a_finding_lasts_until_it_is_cleared_or_until_the_end():
     assert finding_spans(events, 100.0) == {
         "starved": [(10, 20)], "failure_budget": [(30, 50), (40, 100)],
     }  # fmt: skip
+
+
+RAISED = {"name": "stuck_at_log_k", "subject": "", "value": 1.0}
+AROUND = {"name": "starved", "subject": "", "value": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("between", "learners_end", "runs_end"),
+    [
+        ([], 50, 50),
+        ([event(30, "stopped", reason="asked to")], 30, 30),
+        ([event(30, "failed", reason="given up")], 30, 30),
+        ([event(30, "restarted", component="learner")], 50, 100),
+        ([event(30, "restarted", component="ingest")], 50, 50),
+        ([event(30, "action", kind="rollback")], 50, 100),
+        ([event(30, "action", kind="skip")], 50, 50),
+    ],
+)
+def test_open_findings_end_with_who_saw_them(between, learners_end, runs_end):
+    events = with_lapses([
+        event(0, "started"), event(10, "finding_raised", **RAISED),
+        event(20, "finding_raised", **AROUND), *between, event(50, "resumed", samples=1),
+    ])  # fmt: skip
+    assert finding_spans(events, 100.0) == {
+        "stuck_at_log_k": [(10, learners_end)], "starved": [(20, runs_end)],
+    }  # fmt: skip
+    told = {entry.title: entry.detail for entry in entries(events)}
+    assert "when the learner ended" in told["Left open: stuck at log K"]
+    assert ("Left open: starved" in told) == (runs_end != 100)
+
+
+def test_a_finding_that_is_raised_again_is_a_stretch_of_its_own():
+    events = with_lapses([
+        event(0, "started"), event(10, "finding_raised", **RAISED), event(20, "stopped"),
+        event(50, "resumed"), event(60, "finding_raised", **RAISED), event(70, "stopped"),
+    ])  # fmt: skip
+    assert finding_spans(events, 70.0) == {"stuck_at_log_k": [(10, 20), (60, 70)]}
+    assert [e.name for e in events].count("finding_lapsed") == 1, "the newest is still open"
+
+
+def test_values_are_told_in_words_and_advice_as_advice():
+    found, advice = entries([
+        event(1, "finding_raised", **AROUND, shown="25 h", healthy="less", remedy="Read."),
+        event(2, "finding_raised", **RAISED, shown="", healthy="less", remedy="", advice=True),
+    ])  # fmt: skip
+    assert (found.tone, found.title, found.detail) == (
+        "warn", "Finding: starved", "25 h, healthy: less. Read",
+    )  # fmt: skip
+    assert (advice.tone, advice.title) == ("quiet", "Advice: stuck at log K")
+    assert advice.detail.startswith("1, healthy: less")
+
+
+def test_verdicts_and_changed_options_are_told_in_words():
+    verdict, changed = entries([
+        event(1, "verdict", before="unknown", after="ok"),
+        event(2, "changed", options=["learner.optim.lr: 0.1 -> 0.2", "crops.0.num: 2 -> 4"]),
+    ])  # fmt: skip
+    assert (verdict.title, verdict.detail) == ("Verdict: ok", "before: not judged yet")
+    assert changed.title == "Options changed by the user"
+    assert changed.detail == "learner.optim.lr: 0.1 -> 0.2; crops.0.num: 2 -> 4"
 
 
 def test_a_segment_ends_where_the_next_begins_and_at_a_gap():

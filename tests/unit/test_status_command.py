@@ -1,14 +1,16 @@
 """`online-swav status`: from the folder or from anywhere, once or again and again."""
 
 import json
+import os
 import socket
+import time
 
 import pytest
 from status_example import status
 
 from online_swav.commands.status import status as command
 from online_swav.commands.status import watch
-from online_swav.console import status_json
+from online_swav.console import status_from_json, status_json
 from online_swav.errors import ConfigError
 from online_swav.metrics_server import serve_metrics
 
@@ -39,6 +41,34 @@ def test_json_is_the_whole_snapshot(run, port, capsys):
     for place in (["--run", str(run)], ["--url", f"127.0.0.1:{port}"]):
         assert command([*place, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["learner"]["step"] == 1200
+
+
+def old(run, age_s):
+    """The snapshot was written so long ago."""
+    at = time.time() - age_s
+    os.utime(run / "status.json", (at, at))
+
+
+@pytest.mark.parametrize(("state", "gone"), [("training", True), ("stopped", False)])
+def test_a_run_that_died_is_said_to_be_gone(run, capsys, state, gone):
+    (run / "status.json").write_text(status_json(status(run="mine", state=state)))
+    old(run, 720)
+    assert command(["--run", str(run)]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert ("online-swav mine: GONE for 12 min, was training" in shown) == gone
+    assert ("it ended without a word. The same command resumes it" in shown) == gone
+    assert command(["--run", str(run), "--json"]) == 0
+    text = capsys.readouterr().out
+    assert 720 <= json.loads(text)["age_s"] < 780
+    assert status_from_json(text).run == "mine"
+
+
+def test_a_snapshot_that_is_late_tells_its_age(run, capsys):
+    old(run, 12)
+    assert command(["--run", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "online-swav mine: training" in shown
+    assert "This snapshot is 12 s old." in shown
 
 
 def free_port():
@@ -120,6 +150,17 @@ def test_into_a_pipe_it_prints_a_line_whenever_something_changed(run, capsys):
     assert "status state=training" in lines[0]
     assert "has not reported yet" in lines[1], "a run may come and go"
     assert "status state=stopped" in lines[2]
+
+
+def test_whoever_watches_is_told_once_that_it_has_gone(run, capsys):
+    watched(run, Clock(lambda: old(run, 60), lambda: old(run, 61), lambda: old(run, 62)))
+    here, gone = capsys.readouterr().out.splitlines()
+    assert "status state=training" in here
+    assert "status state=gone was=training" in gone
+    old(run, 0)
+    watched(run, Clock(lambda: old(run, 60), lambda: old(run, 61)), as_json=True)
+    here, gone = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert here["age_s"] < 30 < gone["age_s"]
 
 
 def test_as_json_every_line_is_a_snapshot(run, capsys):

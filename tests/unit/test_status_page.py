@@ -16,6 +16,7 @@ from online_swav.status_page import REFRESH_S, status_page
 from online_swav.summary import headline
 from streams.counts import SourceCounts
 
+ADVICE = dataclasses.replace(FINDING, advice=True, name="few_images_per_prototype")
 BUDGET = Finding(name="failure_budget", value=0.41, healthy="under 0.2", remedy="Look at them.",
                  subject="cam", since=900.0, since_step=1100)  # fmt: skip
 UNWELL = status(
@@ -47,15 +48,25 @@ def test_the_page_says_what_is_wrong_how_long_and_what_to_do():
     page = status_page(UNWELL, 1020.0, report=True, guide=True)
     for part in ("Degraded", "2 findings", "stuck at log K", "0.99", "0.37 to 0.9",
                  "failure budget of cam", "2 min", "since step 1,100", "Look at them.",
-                 'href="/docs/health.md#failure_budget"', 'href="/report"', 'href="/metrics"',
+                 'href="/docs/health.md#failure_budget:~:text=%23%23%23%20failure_budget"',
+                 'href="/report"', 'href="/metrics"',
                  'href="/healthz"', "1,200", "312", "50.0%", "28 trained", "40 s ago",
                  f'content="{REFRESH_S}"'):  # fmt: skip
-        assert part in page, part
+        assert part in page.replace("\u00a0", " "), part
+    assert "2\u00a0min" in page, "no number is parted from its unit"
+
+
+def test_the_value_of_a_finding_is_shown_in_words():
+    lagging = dataclasses.replace(BUDGET, value=90_000.0, shown="25 h")
+    page = status_page(status(findings=(lagging,)), 1020.0, report=True, guide=True)
+    assert "<b>25\u00a0h</b>" in page
+    assert "90,000" not in page
 
 
 def test_links_that_lead_nowhere_are_not_made():
     page = status_page(UNWELL, 1020.0, report=False, guide=False)
-    assert "/docs/health.md" not in page
+    assert 'href="/docs' not in page
+    assert "docs/health.md#failure_budget" in page
     assert 'href="/report"' not in page
     assert "online-swav report" in page
 
@@ -74,7 +85,13 @@ def test_everything_is_escaped():
     [
         (status(), "ok", "Healthy"),
         (UNWELL, "warn", "Degraded"),
+        (
+            status(learner=learner(health=Health(verdict="ok", findings=(ADVICE,)))),
+            "ok",
+            "Healthy, with advice",
+        ),
         (status(learner=learner(health=Health(verdict="unknown"))), "quiet", "Warming up"),
+        (status(learner=learner(health=Health()), state="stopped"), "quiet", "Not judged"),
         (status(learner=None, learner_up=False, state="starting"), "quiet", "Starting"),
         (status(learner_up=False), "bad", "Silent"),
         (status(learner_up=False, state="stopped"), "ok", "Healthy"),
@@ -94,6 +111,20 @@ def test_what_is_said_first(snapshot, tone, title):
 def test_a_stopped_run_does_not_go_on():
     stopped = dataclasses.replace(UNWELL, state="stopped", learner_up=False)
     assert headline(stopped, 1000.0).sentence == "2 findings."
+
+
+def test_advice_is_counted_apart_and_said_to_be_advice():
+    both = status(learner=learner(health=Health(verdict="degraded", findings=(FINDING, ADVICE))))
+    assert headline(both, 1.0).sentence == "1 finding and 1 piece of advice; training goes on."
+    well = status(learner=learner(health=Health(verdict="ok", findings=(ADVICE,))))
+    assert headline(well, 1.0).sentence == "1 piece of advice; the encoder itself is well."
+    assert "few images per prototype</a> <small>advice</small>" in status_page(
+        well, 1.0, report=False, guide=True
+    )
+    early = status(learner=learner(health=Health(findings=(ADVICE,))))
+    sentence = headline(early, 1.0).sentence
+    assert sentence.startswith("Not judged yet: ")
+    assert sentence.endswith("There is 1 piece of advice.")
 
 
 def test_the_pages_are_served_with_policies_that_allow_nothing(served):

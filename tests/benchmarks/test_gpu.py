@@ -18,6 +18,8 @@ from streams.counts import SourceCounts
 from streams.errors import LedgerError
 from streams.synthetic import write_synthetic_shard
 
+pytestmark = pytest.mark.benchmark
+
 REPOSITORY = Path(__file__).parents[2]
 BENCHMARKS = REPOSITORY / "benchmarks"
 OTHER_PART = """

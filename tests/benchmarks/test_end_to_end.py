@@ -12,6 +12,8 @@ import pytest
 
 from streams.testing import write_test_shards
 
+pytestmark = pytest.mark.benchmark
+
 REPOSITORY = Path(__file__).parents[2]
 TINY = """
 crops:
@@ -91,7 +93,7 @@ def check_store(part):
     assert all(in_order(of) for of in part["images_per_s"].values())
 
 
-@pytest.mark.chaos  # each start of Ray takes seconds; by default the part without one runs
+@pytest.mark.chaos  # each start of Ray takes seconds
 def test_actors_are_measured(tmp_path):
     write_test_shards(tmp_path / "tars", shards=2, samples_per_shard=24)
     done = run(tmp_path, "--parts", "actors", "--images", str(tmp_path / "tars"),

@@ -3,6 +3,10 @@
 import importlib
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.benchmark
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
