@@ -90,8 +90,8 @@ class NonFiniteSteps:
             if self.in_a_row >= self._most_in_a_row:
                 raise NonFiniteLossError(
                     f"loss or gradient not finite in steps {verdict.step - self.in_a_row + 2} to "
-                    f"{verdict.step + 1}. The newest checkpoint is from before: go on (--change) with a "
-                    "lower --learner.optim.lr, a longer --learner.schedule.warmup-steps, or "
+                    f"{verdict.step + 1}. The newest checkpoint is from before: go on (--change) "
+                    "with a lower --learner.optim.lr, a longer --learner.schedule.warmup-steps, or "
                     "--learner.autocast off."
                 )
 
