@@ -33,13 +33,14 @@ from torch import nn
 
 from online_swav.config import CheckpointConfig, RunConfig
 from online_swav.errors import OnlineSwavError
-from online_swav.evaluation.features import LabelledImages, extract_features, load_labelled
+from online_swav.evaluation.data import LabelledImages, labelled_images
+from online_swav.evaluation.features import extract_features
 from online_swav.evaluation.knn import knn_accuracy
 from online_swav.inprocess import RecordingDesk, train_in_process
 from online_swav.learning.config import QueueConfig, ScheduleConfig
 from online_swav.presets import preset
 from online_swav.status import LearnerStatus, ProbeStatus
-from streams.config import IngestConfig, LimitsConfig, SourceConfig
+from streams.config import IngestConfig, SourceConfig
 from streams.errors import StreamError
 
 PUBLISHED = {
@@ -261,7 +262,7 @@ def train(options: argparse.Namespace, begun: float) -> dict[str, Any] | None:
     tars = sorted(options.images.glob("train-*.tar"))
     size = preset(options.preset).probe.size
     sides = [
-        load_labelled([str(options.images / name)], size=size, limit=None, limits=LimitsConfig())
+        labelled_images([str(options.images / name)], size=size).held()
         for name in ("train-*.tar", "val-*.tar")
     ]
     images = len(sides[0].labels)

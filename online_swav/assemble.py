@@ -14,11 +14,13 @@ from online_swav.books import rebuild
 from online_swav.checkpoint import Checkpoint, Checkpoints
 from online_swav.config import RunConfig
 from online_swav.errors import ConfigError
-from online_swav.evaluation.features import LabelledImages, extract_features, load_labelled
+from online_swav.evaluation.data import LabelledImages, labelled_images
+from online_swav.evaluation.features import extract_features
 from online_swav.evaluation.knn import knn_accuracy
 from online_swav.learning.learner import Learner
 from online_swav.learning.ranks import Ranks
 from online_swav.parallel import wrapper
+from online_swav.warm_start import warm_start
 from streams.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def compiles(config: RunConfig, device: torch.device) -> bool:
 def start_learner(
     config: RunConfig, *, ranks: Ranks, device: torch.device
 ) -> tuple[Learner, Checkpoint | None]:
-    """A learner with the state of the newest whole checkpoint, if there is one.
+    """A learner with the state of the newest whole checkpoint; without one a new or warm start.
 
     Raises:
         CheckpointError: If there are checkpoints and none is whole.
@@ -63,6 +65,8 @@ def start_learner(
                           compile=compiles(config, device))  # fmt: skip
         if newest is not None:
             learner.load_state_dict(newest.learner_state())
+        else:
+            warm_start(config, learner, ranks=ranks)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if newest is not None:
@@ -102,11 +106,16 @@ def load_probe_images(config: RunConfig) -> tuple[LabelledImages, LabelledImages
     loaded = []
     for name in ("probe_train", "probe_test"):
         try:
-            loaded.append(
-                load_labelled(getattr(config, name), size=config.probe.size,
-                              limit=config.probe.limit, limits=config.ingest.limits)
-            )  # fmt: skip
-        except ValueError as error:
+            images = labelled_images(
+                getattr(config, name),
+                size=config.probe.size,
+                limit=config.probe.limit,
+                limits=config.ingest.limits,
+            )
+            if images.multi_label:
+                raise ConfigError("the probe needs one label for each image (KEY.cls)")
+            loaded.append(images.held())
+        except ConfigError as error:
             raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
     return loaded[0], loaded[1]
 

@@ -13,10 +13,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from online_swav.commands.books import ledger
+from online_swav.commands.cooldown import cooldown
 from online_swav.commands.doctor import doctor
-from online_swav.commands.inspect import evaluate
+from online_swav.commands.embed import embed
+from online_swav.commands.evaluate import evaluate
+from online_swav.commands.export import export
 from online_swav.commands.quarantine import quarantine
 from online_swav.commands.report import report
+from online_swav.commands.search import search
+from online_swav.commands.serve import serve
 from online_swav.commands.shards import pack, synth
 from online_swav.commands.status import status
 from online_swav.commands.train import config, demo, train
@@ -32,7 +37,12 @@ usage: online-swav COMMAND [options]      (online-swav COMMAND --help tells more
   report           the story and the pictures of a run, as one HTML file
   ledger           the books of a run: totals, verify, which step trained which image, skip
   quarantine       what could not be used: list, retry, discard
-  evaluate knn     weighted k-NN of a run's newest encoder, of random weights and of raw pixels
+  evaluate         judge encoders by labelled images: k-NN, linear, finetune, transfer, clusters
+  export           a run's encoder for torchvision, safetensors, ONNX, torch.export, swav
+  embed            what the encoder sees in every picture of shards, as Parquet
+  search           the pictures nearest to one, in what embed wrote
+  cooldown         a copy of a run whose rate falls to zero: what its encoder can do by now
+  serve            the newest encoder over HTTP: image bytes in, embedding out
   config           print the merged configuration as YAML
   pack             a folder of images -> WebDataset shards
   synth            write synthetic labelled shards
@@ -44,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int]] = {
         "demo": demo, "train": train, "doctor": doctor, "status": status, "report": report,
-        "ledger": ledger, "quarantine": quarantine, "evaluate": evaluate, "config": config,
-        "pack": pack, "synth": synth,
+        "ledger": ledger, "quarantine": quarantine, "evaluate": evaluate, "export": export,
+        "embed": embed, "search": search, "cooldown": cooldown, "config": config,
+        "pack": pack, "serve": serve, "synth": synth,
     }  # fmt: skip
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")

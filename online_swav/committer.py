@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from online_swav.checkpoint import Checkpoint, Checkpoints
-from online_swav.config import RunConfig, digest, to_yaml
+from online_swav.config import RunConfig, to_yaml
 from online_swav.errors import CheckpointError
 from online_swav.events import Events
 from online_swav.learning.findings import Health
@@ -21,8 +21,10 @@ from online_swav.learning.learner import Learner
 from online_swav.lineage import Lineage
 from online_swav.observer import Observer
 from online_swav.protocols import Books, Desk
-from online_swav.published import Published
+from online_swav.published import Published, encoder_card
 from online_swav.status import CheckpointStatus, ProbeStatus
+from streams.ledger_delta import Delta
+from streams.ledger_schema import SHARD_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class Committer:
             logger.error("checkpoint_failed error=%r", str(error))
             return False
         self._failed = 0
-        published_at = self._publish_encoder(health, probes)
+        published_at = self._publish_encoder(checkpoint, health, probes)
         self._lineage.drop_old_bases()
         self._books.fold(self._checkpoints.prune())
         if self._lineage.base_due():
@@ -148,28 +150,46 @@ class Committer:
         self._observer.at("after_publish", step=learner.step_count, origins=())
         return checkpoint
 
-    def _publish_encoder(self, health: Health, probes: Sequence[ProbeStatus]) -> float | None:
+    def _publish_encoder(
+        self, checkpoint: Checkpoint, health: Health, probes: Sequence[ProbeStatus]
+    ) -> float | None:
         """Put the backbone into `published/` if it is healthy; when, in unix seconds."""
         if health.verdict != "ok":
             return None
-        learner, recipe = self._learner, self._config.learner
-        card = {
-            "samples_seen": learner.samples_seen,
-            "verdict": health.verdict,
-            "probe": asdict(probes[-1]) if probes else None,
-            "backbone": recipe.model.backbone,
-            "small_stem": recipe.model.small_stem,
-            "mean": recipe.augment.mean,
-            "std": recipe.augment.std,
-            "size": self._config.crops[0].size,
-            "config_digest": digest(self._config),
-        }
+        learner = self._learner
+        delta = checkpoint.delta()
+        card = encoder_card(
+            self._config, samples_seen=learner.samples_seen, verdict=health.verdict,
+            probe=asdict(probes[-1]) if probes else None,
+        ) | {
+            "lineage": {
+                "checkpoint": checkpoint.path.name,
+                "parent_step": delta.parent_step,
+                "ledger_versions": [self._version, delta.version],
+            },
+            "shards_up_to": _newest_shard(delta),
+        }  # fmt: skip
+        head = {
+            name: value for name, value in learner.model.state_dict().items()
+            if not name.startswith("backbone.")
+        }  # fmt: skip
         try:
             encoder = self._published.publish(
-                learner.model.backbone, step=learner.step_count, card=card
+                learner.model.backbone, step=learner.step_count, card=card, head=head
             )
         except CheckpointError as error:  # the checkpoint is safe: the next one publishes again
             logger.error("publish_failed error=%r", str(error))
             return None
         self._events.add("published", step=learner.step_count)
         return encoder.at
+
+
+def _newest_shard(delta: Delta) -> dict[str, object] | None:
+    """The shard found last among those that were trained since the checkpoint before."""
+    trained = {number for _, _, number, _, _ in delta.claims}
+    rows = [dict(zip(SHARD_COLUMNS, row, strict=True)) for row in delta.shards]
+    newest = max((row for row in rows if row["number"] in trained),
+                 key=lambda row: row["number"], default=None)  # fmt: skip
+    if newest is None:
+        return None
+    return {name: newest[name] for name in ("number", "url", "source", "discovered_at")}

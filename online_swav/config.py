@@ -180,6 +180,12 @@ class RunConfig:
     """Labelled shards that the k-NN probe classifies."""
     seed: int = 0
     """Of weights, crops, colours and shuffling."""
+    init_from: str | None = None
+    """Start of a new run: weights of a run, checkpoint or file (torchvision's, official SwAV's)."""
+    init_prototypes: Literal["keep", "random", "kmeans"] = "keep"
+    """With init_from: its prototypes, random ones, or centres of the first images' embeddings."""
+    init_images: int = 10_000
+    """With init_prototypes kmeans: how many of the sources' first images are looked at."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learners run; auto takes a GPU when there is one."""
     learners: int = 1
@@ -239,6 +245,10 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.init_images < 1:
+            raise ValueError(f"init_images must be at least 1, got {self.init_images}")
+        if self.init_prototypes != "keep" and self.init_from is None:
+            raise ValueError(f"init_prototypes {self.init_prototypes} has a meaning with init_from")
         if bool(self.probe_train) != bool(self.probe_test):
             raise ValueError("probe_train and probe_test belong together: give both or none")
 

@@ -4,7 +4,9 @@
       latest.json               {"step": 1500, "folder": "step-000001500"}
       step-000001500/
         backbone.safetensors    the trunk with torchvision's names, without its classifier
-        card.json               step, images, verdict, probe, preprocessing, digest of the recipe
+        head.safetensors        projection head and prototypes
+        card.json               step, images, verdict, probe, preprocessing, digest of the recipe,
+                                lineage, newest shard (`encoder_card`)
 
 A folder appears when it is whole. Nothing unhealthy comes here.
 """
@@ -14,14 +16,18 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from online_swav.config import RunConfig, digest
 from online_swav.errors import CheckpointError
 
 if TYPE_CHECKING:  # the status actor asks for the newest one, and needs no torch
-    from torch import nn
+    from torch import Tensor, nn
+
+BACKBONE, HEAD, CARD = "backbone.safetensors", "head.safetensors", "card.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,30 @@ class PublishedEncoder:
     step: int
     at: float
     """Unix seconds."""
+
+
+def encoder_card(
+    config: RunConfig, *, samples_seen: int, verdict: str, probe: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What an encoder says of itself, its step aside.
+
+    Pictures are prepared as the probe sees them; without a probe they are as large as the largest
+    crop.
+    """
+    recipe = config.learner
+    return {
+        "samples_seen": samples_seen,
+        "verdict": verdict,
+        "probe": dict(probe) if probe else None,
+        "backbone": recipe.model.backbone,
+        "small_stem": recipe.model.small_stem,
+        "preprocessing": {
+            "size": config.probe.size if config.probe_train else config.crops[0].size,
+            "mean": list(recipe.augment.mean),
+            "std": list(recipe.augment.std),
+        },
+        "config_digest": digest(config),
+    }
 
 
 class Published:
@@ -46,8 +76,17 @@ class Published:
         self._folder = run / "published"
         self._keep = keep
 
-    def publish(self, backbone: nn.Module, *, step: int, card: dict[str, Any]) -> PublishedEncoder:
+    def publish(
+        self, backbone: nn.Module, *, step: int, card: dict[str, Any],
+        head: Mapping[str, Tensor] | None = None,
+    ) -> PublishedEncoder:  # fmt: skip
         """Write an encoder and make it the newest.
+
+        Args:
+            backbone: The trunk.
+            step: Of the checkpoint that it is from.
+            card: What `encoder_card` says, and more.
+            head: `projection_head.*` and `prototypes.weight`.
 
         Raises:
             CheckpointError: If the disk refuses; the one before stays the newest.
@@ -63,10 +102,12 @@ class Published:
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-            tensors = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
-            save_file(tensors, staging / "backbone.safetensors")
+            for part, state in ((BACKBONE, backbone.state_dict()), (HEAD, head or {})):
+                tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+                if tensors:
+                    save_file(tensors, staging / part)
             text = json.dumps(card | {"step": step, "published_at": at}, indent=1)
-            (staging / "card.json").write_text(text + "\n")
+            (staging / CARD).write_text(text + "\n")
             staging.rename(target)
             pointer = self._folder / ".latest.json"
             pointer.write_text(json.dumps({"step": step, "folder": name, "published_at": at}))

@@ -91,6 +91,15 @@ def decode_image(
                 raise DecodeError(f"the picture is damaged: {error}", reason="corrupt") from error
 
 
+def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """An opened picture as uint8 `[H, W, 3]`, with the same meaning.
+
+    Raises:
+        DecodeError: If its values have no defined range (`unsupported`).
+    """
+    return _to_rgb(_upright(image))
+
+
 def _decode_plain_jpeg(
     data: bytes, limits: LimitsConfig, reduce: Reduce
 ) -> npt.NDArray[np.uint8] | None:

@@ -12,6 +12,7 @@ Pickles and all other members are passed over.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from streams.tar import BLOCK, Member, TarDamageError, walk
 
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "ppm", "gif"})
 _MAX_LABEL_BYTES = 64
+_MAX_LABELS_BYTES = 64 * 1024
 _MAX_KEY_CHARACTERS = 255
 _MAX_MEMBERS = 1000
 _MAX_NAMES_CHARACTERS = 2**20
@@ -53,8 +55,12 @@ class RawSample:
     suffix: str
     """Suffix of the image member, lower case."""
     image: bytes
+    image_at: int
+    """Byte of the tar at which the image begins."""
     label: int | None
     """From the member `.cls`, when there is one that parses."""
+    labels: tuple[int, ...] | None = None
+    """`{"labels": [...]}` of the member `.json`, if it was asked for and parses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +83,7 @@ class ShardReader:
         shard: What to read.
         limits: Caps, checked against headers before any data is read.
         skip: Indices to count but not to yield; only their headers are read.
+        several_labels: Read the member `.json` too.
 
     Attributes, valid once the iteration has ended:
         num_samples: Samples seen, skipped and rejected ones included.
@@ -87,9 +94,17 @@ class ShardReader:
             names (`__x__`) and names without a dot.
     """
 
-    def __init__(self, shard: Shard, *, limits: LimitsConfig, skip: IndexRanges = ()) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        *,
+        limits: LimitsConfig,
+        skip: IndexRanges = (),
+        several_labels: bool = False,
+    ) -> None:
         self._shard = shard
         self._limits = limits
+        self._several_labels = several_labels
         self._skip = from_ranges(skip)
         self.num_samples = 0
         self.fault: str | None = None
@@ -145,7 +160,7 @@ class ShardReader:
                 if group is None or key != group.key:
                     if group is not None and group.index not in self._skip:
                         yield group.close(file, self._limits)
-                    group = _Group(self.num_samples, key)
+                    group = _Group(self.num_samples, key, self._several_labels)
                     self.num_samples += 1
                 group.add(member, suffix)
         except TarDamageError as damage:
@@ -187,6 +202,7 @@ class _Group:
 
     index: int
     key: str
+    several_labels: bool
     members: dict[str, Member] = field(default_factory=dict)
     names_characters: int = 0
     repeated: str | None = None
@@ -233,7 +249,9 @@ class _Group:
             key=_printable(self.key),
             suffix=suffixes[0],
             image=_read(file, image),
+            image_at=image.data_at,
             label=_label(file, self.members.get("cls")),
+            labels=_labels(file, self.members.get("json")) if self.several_labels else None,
         )
 
     def reject(self, reason: str, detail: str, data: bytes | None = None) -> RejectedSample:
@@ -283,6 +301,17 @@ def _label(file: BinaryIO, member: Member | None) -> int | None:
     except ValueError:
         return None
     return label if 0 <= label < 2**31 else None
+
+
+def _labels(file: BinaryIO, member: Member | None) -> tuple[int, ...] | None:
+    if member is None or member.is_sparse or member.size > _MAX_LABELS_BYTES:
+        return None
+    try:
+        labels = json.loads(_read(file, member))["labels"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    known = isinstance(labels, list) and all(type(x) is int and 0 <= x < 2**31 for x in labels)
+    return tuple(sorted(set(labels))) if known else None
 
 
 def _printable(name: str) -> str:

@@ -71,10 +71,15 @@ def prepare(config: RunConfig, *, change: bool) -> Prepared:
         source=absolute,
         probe_train=_absolute(config.probe_train),
         probe_test=_absolute(config.probe_test),
+        init_from=str(Path(config.init_from).absolute()) if config.init_from else None,
     )
     if config.observer is not None:
         find_observer(config.observer)
     require_libraries(config.sinks)
+    if config.init_from is not None and not (run / "checkpoints" / "latest").exists():
+        from online_swav.warm_start import require_fit
+
+        require_fit(config)
     return Prepared(config, shards, tuple(changed))
 
 

@@ -1,30 +1,112 @@
-"""Labelled images and what a frozen backbone sees in them."""
+"""What a frozen backbone sees in images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as transforms
 
-from streams.config import LimitsConfig
-from streams.decode import decode_image
-from streams.errors import SampleError, StreamError
-from streams.reader import RawSample, ShardReader
-from streams.shard import Shard
-from streams.sources import DirectorySource, describe_missing
+from online_swav.errors import ConfigError
+from online_swav.evaluation.data import LabelledSet
+from online_swav.evaluation.feature_cache import FeatureCache
+from online_swav.evaluation.trunks import Trunk
+
+logger = logging.getLogger(__name__)
+
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelledImages:
-    """Images as the probe shows them to a backbone."""
+class Features:
+    """Features of a labelled set, as the backbone gives them (of any norm)."""
 
-    images: UInt8[Tensor, "N 3 S S"]
-    labels: Int64[Tensor, " N"]
+    features: Float[Tensor, "N F"]
+    labels: Shaped[Tensor, N * C]
+    indices: Int64[Tensor, " N"]
+    """Positions in the set: what does not decode is missing."""
+
+    @property
+    def unit(self) -> Float[Tensor, "N F"]:
+        """Of unit norm."""
+        return F.normalize(self.features, dim=1)
+
+
+def features_of(
+    trunk: Trunk,
+    data: LabelledSet,
+    *,
+    cache: Path | None = None,
+    batch_size: int = 256,
+    advance: Advance = lambda _images: None,
+) -> Features:
+    """Features of all images of a set that decode.
+
+    Args:
+        trunk: What sees them.
+        data: The images.
+        cache: Folder in which features are kept, and looked for first.
+        batch_size: Images at once.
+        advance: Told after each batch how many images it had.
+
+    Raises:
+        ConfigError: If no image decodes, the features are not finite, or the cache cannot be
+            written.
+    """
+    return _seen(trunk, data, trunk.identity, f"{trunk.name} gives features", cache=cache,
+                 batch_size=batch_size, advance=advance)  # fmt: skip
+
+
+def scores_of(
+    trunk: Trunk,
+    data: LabelledSet,
+    *,
+    cache: Path | None = None,
+    batch_size: int = 256,
+    advance: Advance = lambda _images: None,
+) -> Features:
+    """Cosines to the prototypes in place of features; see `features_of`.
+
+    Raises:
+        ConfigError: As `features_of`, or if the trunk has no prototypes.
+    """
+    if trunk.score is None:
+        raise ConfigError(f"{trunk.name} has no prototypes; give a run or one of its checkpoints")
+    return _seen(trunk.score, data, f"{trunk.identity} scores", f"{trunk.name} gives scores",
+                 cache=cache, batch_size=batch_size, advance=advance)  # fmt: skip
+
+
+def _seen(
+    see: Callable[[Tensor], Tensor], data: LabelledSet, identity: str, words: str, *,
+    cache: Path | None, batch_size: int, advance: Advance,
+) -> Features:  # fmt: skip
+    kept = FeatureCache(cache) if cache is not None else None
+    key = f"{identity} {data.digest} {data.size}"
+    found = kept.get(key) if kept is not None else None
+    if found is not None:
+        advance(len(data))
+    else:
+        features, indices = [], []
+        for part in data.squares(batch_size=batch_size):
+            features.append(see(part.images))
+            indices.append(part.indices)
+            advance(len(part.indices))
+        if not features:
+            raise data.none_decodes()
+        found = torch.cat(features), torch.cat(indices)
+        if not found[0].isfinite().all():
+            raise ConfigError(f"{words} that are not finite; take an earlier checkpoint")
+        if kept is not None:
+            kept.put(key, *found)
+    if len(found[1]) < len(data):
+        logger.warning("images_left_out=%d of=%d in=%s: they do not decode",
+                       len(data) - len(found[1]), len(data), data.title)  # fmt: skip
+    return Features(features=found[0], labels=data.labels[found[1]], indices=found[1])
 
 
 @torch.no_grad()
@@ -63,72 +145,3 @@ def raw_pixel_features(images: UInt8[Tensor, "N 3 S S"]) -> Float[Tensor, "N F"]
     """Centred pixels of unit norm: the baseline that any encoder must beat."""
     flat = images.flatten(1).float()
     return F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
-
-
-def load_labelled(
-    patterns: Sequence[str], *, size: int, limit: int | None, limits: LimitsConfig
-) -> LabelledImages:
-    """Labelled images of shards: short side resized to `size`, central square.
-
-    With a limit every shard gives its first `limit / number of shards` images, so that all shards
-    are heard; shards are expected to be shuffled over the classes.
-
-    Patterns may overlap: a shard is read once.
-
-    Raises:
-        ValueError: If a pattern matches no shard, a shard cannot be read, no image has a label, or
-            `limit` < 1.
-    """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
-    shards = list({shard.url: shard for p in patterns for shard in _shards(p)}.values())
-    images: list[Tensor] = []
-    labels: list[int] = []
-    unlabelled = 0
-    for number, shard in enumerate(shards):
-        # What is left is shared evenly by the shards that are left.
-        quota = None if limit is None else -(-(limit - len(images)) // (len(shards) - number))
-        taken = 0
-        try:
-            for sample in ShardReader(shard, limits=limits):
-                if quota is not None and taken >= quota:
-                    break
-                if not isinstance(sample, RawSample):
-                    continue
-                if sample.label is None:
-                    unlabelled += 1
-                    continue
-                try:
-                    image = decode_image(sample.image, limits)
-                except SampleError:
-                    continue
-                images.append(_central_square(torch.from_numpy(image).permute(2, 0, 1), size))
-                labels.append(sample.label)
-                taken += 1
-        except StreamError as error:
-            raise ValueError(f"{shard.url}: {error}") from error
-    if not images:
-        raise ValueError(
-            f"no labelled image in {', '.join(patterns)} ({len(shards)} shards, {unlabelled} "
-            "images without a label); a label is a member KEY.cls beside KEY.jpg"
-        )
-    return LabelledImages(images=torch.stack(images), labels=torch.tensor(labels))
-
-
-def _shards(pattern: str) -> list[Shard]:
-    missing = describe_missing(pattern)
-    if missing:
-        raise ValueError(missing)
-    source = DirectorySource("probe", pattern, settle_s=0.0)
-    source.poll()  # an unfinished look needs a second one
-    shards = source.poll()
-    if not shards:
-        raise ValueError(f"{pattern} matches no shard (looked for .tar files)")
-    return sorted(shards, key=lambda shard: shard.url)
-
-
-def _central_square(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 S S"]:
-    """Antialiased resize of the short side, then the central square."""
-    resized: Tensor = transforms.resize(image, [size], antialias=True)
-    square: Tensor = transforms.center_crop(resized, [size, size])
-    return square

@@ -146,29 +146,39 @@ class OptimConfig:
 class ScheduleConfig:
     """The rate over steps. A stream has no end, hence `hold` is the default."""
 
-    kind: Literal["hold", "cosine"] = "hold"
-    """Warm-up then constant, or warm-up then cosine to `final_lr` at `total_steps`."""
+    kind: Literal["hold", "cosine", "linear", "sqrt"] = "hold"
+    """After the warm-up: constant, or falling to `final_lr` at `total_steps` as a half cosine, a
+    straight line, or 1 - sqrt."""
     warmup_steps: int = 500
     """Steps of linear warm-up."""
     warmup_lr: float = 0.0
     """Rate at step 0 of the warm-up."""
     total_steps: int | None = None
-    """Cosine only: the step at which the rate reaches `final_lr` and stays."""
+    """Not with hold: the step at which the rate reaches `final_lr` and stays."""
+    decay_steps: int | None = None
+    """Not with hold: the rate falls over this many last steps alone; None: since the warm-up."""
     final_lr: float = 0.0
-    """Cosine only: the last rate."""
+    """Not with hold: the last rate."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_steps >= 0, f"warmup_steps is negative: {self.warmup_steps}")
         _require(self.warmup_lr >= 0, f"warmup_lr is negative: {self.warmup_lr}")
         _require(self.final_lr >= 0, f"final_lr is negative: {self.final_lr}")
-        if self.kind == "cosine":
-            _require(self.total_steps is not None, "total_steps is needed with kind=cosine")
-            _require(
-                (self.total_steps or 0) > self.warmup_steps,
-                f"total_steps ({self.total_steps}) must exceed warmup_steps ({self.warmup_steps})",
-            )
-        else:
-            _require(self.total_steps is None, "total_steps has a meaning with kind=cosine only")
+        if self.kind == "hold":
+            for name in ("total_steps", "decay_steps"):
+                _require(getattr(self, name) is None, f"{name} has no meaning with kind=hold")
+            return
+        _require(self.total_steps is not None, f"total_steps is needed with kind={self.kind}")
+        most = (self.total_steps or 0) - self.warmup_steps
+        _require(
+            most > 0,
+            f"total_steps ({self.total_steps}) must exceed warmup_steps ({self.warmup_steps})",
+        )
+        _require(
+            self.decay_steps is None or 1 <= self.decay_steps <= most,
+            f"decay_steps ({self.decay_steps}) must lie between 1 and the {most} steps after the "
+            "warm-up",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

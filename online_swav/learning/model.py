@@ -40,11 +40,8 @@ def build_backbone(name: str, *, small_stem: bool) -> tuple[nn.Module, int]:
             raise ValueError(f"small_stem needs a ResNet, and {name} is none")
         model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
         model.maxpool = nn.Identity()
-    for attribute in ("fc", "classifier", "heads", "head"):
-        classifier = getattr(model, attribute, None)
-        if isinstance(classifier, nn.Module):
-            break
-    else:
+    attribute, classifier = find_classifier(model)
+    if classifier is None:
         raise ValueError(f"the classifier of {name} was not found; try a ResNet")
     before, linear = _split_at_first_linear(classifier)
     if linear is None:
@@ -57,6 +54,15 @@ def build_backbone(name: str, *, small_stem: bool) -> tuple[nn.Module, int]:
     return model, linear.in_features
 
 
+def find_classifier(model: nn.Module) -> tuple[str, nn.Module | None]:
+    """The classifier of a torchvision model, and the attribute that holds it; None without."""
+    for attribute in ("fc", "classifier", "heads", "head"):
+        classifier = getattr(model, attribute, None)
+        if isinstance(classifier, nn.Module):
+            return attribute, classifier
+    return "", None
+
+
 def _split_at_first_linear(classifier: nn.Module) -> tuple[nn.Sequential, nn.Linear | None]:
     """What runs before the first linear layer, dropout aside, and that layer."""
     kept: list[nn.Module] = []
@@ -66,6 +72,20 @@ def _split_at_first_linear(classifier: nn.Module) -> tuple[nn.Sequential, nn.Lin
         if not isinstance(layer, nn.Dropout):
             kept.append(layer)
     return nn.Sequential(*kept), None
+
+
+def build_projection_head(
+    feature_dim: int, *, hidden_dim: int, embedding_dim: int
+) -> nn.Sequential | nn.Linear:
+    """The projection head, of one hidden layer; with `hidden_dim` 0 one linear layer."""
+    if not hidden_dim:
+        return nn.Linear(feature_dim, embedding_dim)
+    return nn.Sequential(
+        nn.Linear(feature_dim, hidden_dim),
+        nn.BatchNorm1d(hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, embedding_dim),
+    )
 
 
 class SwavModel(nn.Module):
@@ -90,16 +110,9 @@ class SwavModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.feature_dim = build_backbone(backbone, small_stem=small_stem)
-        self.projection_head: nn.Module
-        if hidden_dim:
-            self.projection_head = nn.Sequential(
-                nn.Linear(self.feature_dim, hidden_dim),
-                nn.BatchNorm1d(hidden_dim),
-                nn.ReLU(inplace=True),
-                nn.Linear(hidden_dim, embedding_dim),
-            )
-        else:
-            self.projection_head = nn.Linear(self.feature_dim, embedding_dim)
+        self.projection_head = build_projection_head(
+            self.feature_dim, hidden_dim=hidden_dim, embedding_dim=embedding_dim
+        )
         # Without bias: a score is the cosine of an embedding and a prototype, nothing else.
         self.prototypes = nn.Linear(embedding_dim, num_prototypes, bias=False)
         self.normalize_prototypes()

@@ -129,7 +129,7 @@ def _prototype_freeze(config: RunConfig) -> Check | None:
 
 def _schedule(config: RunConfig) -> Check | None:
     schedule = config.learner.schedule
-    if schedule.kind != "cosine" or schedule.final_lr > 0 or config.when_idle == "stop":
+    if schedule.kind == "hold" or schedule.final_lr > 0 or config.when_idle == "stop":
         return None
     horizon = schedule.total_steps or 0
     last = config.stop_after_steps or horizon + 1

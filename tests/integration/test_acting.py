@@ -14,6 +14,7 @@ from online_swav.books import rebuild, totals, verify
 from online_swav.caretaker import Caretaker
 from online_swav.checkpoint import Checkpoints
 from online_swav.config import ActConfig, CheckpointConfig
+from online_swav.encoder import Encoder
 from online_swav.errors import GivenUp
 from online_swav.events import read_events
 from online_swav.inprocess import RecordingDesk, train_in_process
@@ -134,6 +135,12 @@ def test_collapse_goes_back_to_the_newest_healthy_checkpoint(config, verdicts):
     assert latest["step"] == desk.reports[-1].step
     card = json.loads((run / "published" / latest["folder"] / "card.json").read_text())
     assert card["verdict"] == "ok"
+    assert card["lineage"]["checkpoint"] == f"step-{latest['step']:09d}"
+    assert card["shards_up_to"]["url"].endswith(".tar")
+    assert card["preprocessing"]["size"] == config.crops[0].size
+    encoder = Encoder.load(run)
+    assert encoder.card["step"] == latest["step"]
+    assert encoder.num_prototypes == config.learner.model.num_prototypes
 
 
 def test_only_healthy_encoders_are_published(config, verdicts):

@@ -1,14 +1,13 @@
-"""k-NN against a reference in float64, and labelled images from shards."""
+"""k-NN against scikit-learn and a reference in float64."""
 
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from online_swav.evaluation.features import extract_features, load_labelled, raw_pixel_features
-from online_swav.evaluation.knn import knn_accuracy
-from streams.config import LimitsConfig
-from streams.testing import write_test_shards
+from online_swav.evaluation.features import Features, extract_features, raw_pixel_features
+from online_swav.evaluation.knn import KS, evaluate_knn, knn_accuracy, neighbour_votes
 
 
 def reference(train, train_labels, test, test_labels, k, temperature):
@@ -22,6 +21,40 @@ def reference(train, train_labels, test, test_labels, k, temperature):
             votes[train_labels[i]] += np.exp(similarity[i] / temperature)
         right += votes.argmax() == label
     return right / len(test)
+
+
+def random_sides(*, train, test, classes, width=16):
+    """Features of no particular norm that lean a little towards their class."""
+    rng = np.random.default_rng(7)
+    lean = rng.normal(size=(classes, width))
+    sides = []
+    for count in (train, test):
+        labels = np.arange(count) % classes
+        features = (rng.normal(size=(count, width)) + 0.5 * lean[labels]) * rng.uniform(1, 9)
+        sides.append(Features(torch.tensor(features).float(), torch.tensor(labels),
+                              torch.arange(count)))  # fmt: skip
+    return sides
+
+
+def test_every_k_equals_scikit_learn():
+    classes = 12
+    train, test = random_sides(train=600, test=150, classes=classes)
+    found = evaluate_knn(train, test, num_classes=classes)
+    assert [one.k for one in found.accuracies] == list(KS)
+    for one in found.accuracies:
+        judge = KNeighborsClassifier(
+            one.k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
+        ).fit(train.features.numpy(), train.labels.numpy())
+        shares = judge.predict_proba(test.features.numpy())
+        labels = test.labels.numpy()
+        right = (shares.argmax(axis=1) == labels).mean()
+        own = shares[np.arange(len(labels)), labels]
+        among_five = (((shares > own[:, None]).sum(axis=1) < 5) & (own > 0)).mean()
+        assert (one.top1, one.top5) == (pytest.approx(right), pytest.approx(among_five))
+    assert found.accuracies[-1].top5 > found.accuracies[-1].top1 > 1.5 / classes
+    assert found.accuracies[0].top5 == found.accuracies[0].top1, "one neighbour, one class"
+    assert found == evaluate_knn(train, test, num_classes=classes)
+    assert dict(found.rows())["top-5, k 20"] == found.accuracies[3].top5
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, 500])
@@ -38,11 +71,44 @@ def test_equals_the_reference(k, chunk):
     assert found == pytest.approx(reference(*parts, k, 0.07))
 
 
+def test_no_more_than_a_chunk_of_either_side_is_compared_at_once(monkeypatch):
+    widths = []
+    topk = torch.Tensor.topk
+
+    def watched(tensor, k, dim):
+        widths.append(tuple(tensor.shape))
+        return topk(tensor, k, dim=dim)
+
+    monkeypatch.setattr(torch.Tensor, "topk", watched)
+    train, test = random_sides(train=900, test=130, classes=3)
+    list(neighbour_votes(train.unit, train.labels, test.unit, num_classes=3, ks=(1, 20), chunk=50))
+    assert max(rows for rows, _ in widths) == 50
+    assert max(columns for _, columns in widths) == 50
+    assert len(widths) == 2 * 3 * 18, "every chunk of one side against every one of the other"
+
+
+def test_a_neighbour_with_several_labels_votes_for_all_of_them():
+    train = torch.eye(3)
+    labels = torch.tensor([[True, True, False], [False, True, False], [False, False, False]])
+    (votes,) = neighbour_votes(train, labels, train[:1], num_classes=3, ks=(1, 3), temperature=1.0)
+    assert torch.equal(votes[1], torch.tensor([[1.0, 1.0, 0.0]]))
+    far = float(torch.tensor(-1.0).exp())
+    assert torch.allclose(votes[3], torch.tensor([[1.0, 1 + far, 0.0]]))
+
+
 @pytest.mark.parametrize("bad", [{"k": 0}, {"temperature": 0.0}])
 def test_bad_options_are_refused(bad):
     one = (torch.ones(1, 2), torch.zeros(1, dtype=torch.long))
     with pytest.raises(ValueError, match="k must be >= 1"):
         knn_accuracy(*one, *one, **bad)
+
+
+def test_an_empty_side_is_refused():
+    one = (torch.ones(1, 2), torch.zeros(1, dtype=torch.long))
+    none = (torch.ones(0, 2), torch.zeros(0, dtype=torch.long))
+    for sides in ((one, none), (none, one)):
+        with pytest.raises(ValueError, match="at least one training and one test image"):
+            knn_accuracy(*sides[0], *sides[1])
 
 
 class Backbone(nn.Module):
@@ -70,27 +136,3 @@ def test_features_have_unit_norm_and_leave_the_backbone_as_it_was():
     with pytest.raises(ValueError, match="no images"):
         extract_features(backbone, [], mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu")
     assert raw_pixel_features(images).shape == (5, 48)
-
-
-def test_labelled_images_come_from_all_shards(tmp_path):
-    write_test_shards(tmp_path, shards=3, samples_per_shard=6, seed=0, labels=lambda i: i % 2)
-    images = load_labelled([str(tmp_path)], size=16, limit=7, limits=LimitsConfig())
-    assert images.images.shape == (7, 3, 16, 16)
-    assert set(images.labels.tolist()) <= {0, 1}
-    assert len(load_labelled([str(tmp_path)], size=16, limit=None,
-                             limits=LimitsConfig()).labels) == 18  # fmt: skip
-    overlapping = [str(tmp_path), str(tmp_path / "*.tar")]
-    assert len(load_labelled(overlapping, size=16, limit=None,
-                             limits=LimitsConfig()).labels) == 18  # fmt: skip
-    with pytest.raises(ValueError, match="limit must be at least 1"):
-        load_labelled([str(tmp_path)], size=16, limit=0, limits=LimitsConfig())
-
-
-def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
-        load_labelled([str(tmp_path / "no")], size=16, limit=None, limits=LimitsConfig())
-    with pytest.raises(ValueError, match="matches no shard"):
-        load_labelled([str(tmp_path)], size=16, limit=None, limits=LimitsConfig())
-    write_test_shards(tmp_path, shards=1, samples_per_shard=3, seed=0, labels=None)
-    with pytest.raises(ValueError, match="3 images without a label"):
-        load_labelled([str(tmp_path)], size=16, limit=None, limits=LimitsConfig())

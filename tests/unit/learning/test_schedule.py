@@ -18,6 +18,33 @@ def test_cosine_ends_at_its_final_rate_and_stays():
     assert rates == pytest.approx([0.0, 1.0, 0.6, 0.2, 0.2])
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("linear", [1.0, 1.0, 0.7, 0.4]), ("sqrt", [1.0, 1.0, 0.8 - 0.6 * 0.5**0.5 + 0.2, 0.4]),
+     ("cosine", [1.0, 1.0, 0.7, 0.4])],
+)  # fmt: skip
+def test_a_rate_may_hold_and_fall_at_the_end_alone(kind, expected):
+    config = ScheduleConfig(
+        kind=kind, warmup_steps=10, total_steps=110, decay_steps=20, final_lr=0.4
+    )
+    rates = [learning_rate(step, peak_lr=1.0, config=config) for step in (10, 90, 100, 110)]
+    assert rates == pytest.approx(expected)
+    assert learning_rate(10**9, peak_lr=1.0, config=config) == 0.4
+
+
+@pytest.mark.parametrize("options", [
+    {"kind": "hold", "total_steps": 100},
+    {"kind": "hold", "decay_steps": 100},
+    {"kind": "linear"},
+    {"kind": "sqrt", "total_steps": 10},
+    {"kind": "linear", "total_steps": 20, "decay_steps": 11},
+    {"kind": "linear", "total_steps": 20, "decay_steps": 0},
+])  # fmt: skip
+def test_a_schedule_that_means_nothing_is_refused(options):
+    with pytest.raises(ValueError, match="_steps"):
+        ScheduleConfig(warmup_steps=10, **options)
+
+
 def test_without_warm_up_the_first_rate_is_the_peak():
     assert learning_rate(0, peak_lr=0.6, config=ScheduleConfig(warmup_steps=0)) == 0.6
 

@@ -336,6 +336,21 @@ def test_labels(tmp_path, data, label):
     assert sample.label == label
 
 
+@pytest.mark.parametrize(
+    ("data", "labels"),
+    [(b'{"labels": [7, 2, 7]}', (2, 7)), (b'{"labels": []}', ()), (b"{}", None), (b"[1]", None),
+     (b'{"labels": ["cat"]}', None), (b'{"labels": [true]}', None), (b'{"labels": [-1]}', None),
+     (b'{"labels": 3}', None), (b"\xff", None), (b"[" * 9000, None), (b" " * 70_000, None)],
+)  # fmt: skip
+def test_several_labels_are_read_when_asked_for(tmp_path, data, labels):
+    tar = tar_of(tmp_path / "a.tar", [("a.jpg", JPEG), ("a.json", data)])
+    (sample,) = ShardReader(shard_of(tar), limits=LimitsConfig(), several_labels=True)
+    assert sample.labels == labels
+    assert tar.read_bytes()[sample.image_at :].startswith(JPEG)
+    (plain,), _ = read(tar)
+    assert plain.labels is None
+
+
 def test_links_devices_and_folders_are_passed_over(tmp_path):
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE)
     odd = [header(f"{kind.decode()}.jpg", kind) for kind in kinds]

@@ -1,0 +1,216 @@
+"""What the protocols of `evaluate` share: the data, the trunks, the table.
+
+A protocol is a `Protocol` in a module of its own (`evaluate_knn.py`), listed in `evaluate.py`. Its
+`add_options` calls `protocol_options.add_shared_options` and adds its own; its `run` calls
+`lay_out` and `judge`. Torch is imported only when a protocol runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from online_swav.commands.options import run_folder
+from online_swav.config import RunConfig, load_yaml
+from online_swav.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from online_swav.evaluation.data import LabelledSet
+    from online_swav.evaluation.result import Result
+    from online_swav.evaluation.trunks import Trunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """One way to judge a trunk."""
+
+    name: str
+    """The word after `evaluate`."""
+    help: str
+    """One line for the list of protocols."""
+    description: str
+    """A few sentences for its own --help."""
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    """Judges and prints; the exit code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What is judged, and the images it is judged by."""
+
+    trunks: tuple[Trunk, ...]
+    """The run's first, then those of --trunk, then the baselines."""
+    sides: tuple[LabelledSet, ...]
+    """Training and test images; only the test images, or none, where a protocol needs no more."""
+    device: torch.device
+
+    @property
+    def train(self) -> LabelledSet:
+        """Training images."""
+        return self.sides[0]
+
+    @property
+    def test(self) -> LabelledSet:
+        """Test images."""
+        return self.sides[-1]
+
+
+def lay_out(options: argparse.Namespace, *, train: bool = True, images: bool = True) -> Bench:
+    """Trunks and images as the shared options name them.
+
+    Args:
+        options: With the shared ones.
+        train: As in `add_shared_options`.
+        images: As there.
+
+    Raises:
+        ConfigError: If something is missing, damaged, or does not fit.
+    """
+    run = options.run
+    if run is None and not options.trunk:
+        raise ConfigError("nothing to judge: give --run DIR, or --trunk TRUNK")
+    places = _places(options, train=train) if images else []
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise ConfigError(f"--json {options.json}: the folder does not exist")
+    for name in ("size", "limit"):
+        value = getattr(options, name, None)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {value}")
+
+    from online_swav.assemble import choose_device
+
+    device = choose_device(RunConfig(device=options.device))
+    trunks = _trunks(options, device)
+    return Bench(trunks=trunks, sides=_sides(places, options, trunks), device=device)
+
+
+def _places(options: argparse.Namespace, *, train: bool) -> list[Sequence[str]]:
+    """Of the labelled images: of the training side, if it is needed, and of the test side."""
+    config = _config(options.run)
+    known = (config.probe_train, config.probe_test) if config else ((), ())
+    places = [options.test or known[1]]
+    if train:
+        places.insert(0, options.train or known[0])
+    if not all(places):
+        raise ConfigError(
+            ("--train PLACE and --test PLACE are" if train else "--test PLACE is") + " needed"
+            + (": the run has no probe" if options.run else "")
+        )  # fmt: skip
+    return places
+
+
+def _sides(
+    places: list[Sequence[str]], options: argparse.Namespace, trunks: tuple[Trunk, ...]
+) -> tuple[LabelledSet, ...]:
+    from online_swav.evaluation.data import labelled_images, labelled_pair
+
+    if not places:
+        return ()
+    size = options.size or next((t.size for t in trunks if t.size), 224)
+    print("reading the labels", file=sys.stderr)
+    if len(places) == 2:
+        return labelled_pair(*places, size=size, limit=options.limit)
+    try:
+        return (labelled_images(places[0], size=size, limit=options.limit),)
+    except ConfigError as error:
+        raise ConfigError(f"--test: {error}") from error
+
+
+def judge(
+    protocol: Protocol,
+    options: argparse.Namespace,
+    bench: Bench,
+    one: Callable[[Trunk], Result],
+    *,
+    title: str,
+    settings: dict[str, Any],
+) -> int:
+    """Judge every trunk on the bench with `one`, print the table, write the JSON; the exit code.
+
+    Args:
+        protocol: For its name.
+        options: For what goes into the JSON of the shared ones, and its place.
+        bench: From `lay_out`.
+        one: Judges one trunk.
+        title: Of the table.
+        settings: What else decided the numbers, for the JSON.
+
+    Raises:
+        ConfigError: If the JSON cannot be written.
+    """
+    from rich.console import Console
+
+    from online_swav.evaluation.result import Judged, table, to_json
+
+    judged = []
+    for trunk in bench.trunks:
+        begun = time.monotonic()
+        result = one(trunk)
+        seconds = time.monotonic() - begun
+        print(f"{trunk.name}: {seconds:.1f} s", file=sys.stderr)
+        judged.append(Judged(trunk=trunk.name, result=result, seconds=seconds, facts=trunk.facts))
+    Console().print(table(title, judged))
+    if options.json is not None:
+        shared = {"seed": options.seed, "device": str(bench.device), **_images(options, bench)}
+        text = json.dumps(to_json(protocol.name, shared | settings, judged), indent=1)
+        try:
+            options.json.write_text(text + "\n")
+        except OSError as error:
+            raise ConfigError(f"--json {options.json}: {error.strerror}") from error
+    return 0
+
+
+def _images(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
+    """About the labelled images, for the JSON."""
+    if not bench.sides:
+        return {}
+    names = ("train", "test")[-len(bench.sides) :]
+    return {
+        "size": bench.test.size, "limit": options.limit, "classes": bench.test.num_classes,
+        **{name: {"places": side.title, "images": len(side), "digest": side.digest}
+           for name, side in zip(names, bench.sides, strict=True)},
+    }  # fmt: skip
+
+
+@contextmanager
+def counting(words: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr while something is counted; nothing where stderr is no terminal.
+
+    Yields:
+        What is told how many more are done.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(words, total=total)
+        yield lambda more: progress.advance(task, more)
+
+
+def _config(run: Path | None) -> RunConfig | None:
+    """The run's own options; None for an encoder without a run."""
+    if run is None or (run / "card.json").exists() or run.is_file():
+        return None
+    return load_yaml(run_folder(run) / "config.yaml", RunConfig())
+
+
+def _trunks(options: argparse.Namespace, device: torch.device) -> tuple[Trunk, ...]:
+    from online_swav.evaluation.trunks import PIXELS, RANDOM, trunk_from
+
+    trunks: list[Trunk] = []
+    specs = [str(options.run)] if options.run is not None else []
+    for spec in (*specs, *options.trunk, *((RANDOM, PIXELS) if options.baselines else ())):
+        like = trunks[0] if trunks else None
+        trunks.append(trunk_from(spec, like=like, seed=options.seed, device=device))
+    return tuple(trunks)

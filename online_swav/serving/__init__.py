@@ -1,0 +1,1 @@
+"""A served encoder: image bytes in, embeddings out, over HTTP by Ray Serve."""
