@@ -71,7 +71,7 @@ def _encoded(
     if facts.newest is None:
         if any((facts.run / "checkpoints").glob("step-*")):
             raise ValueError(
-                "None of the run's checkpoints can be used: they are damaged, or of another version."
+                "None of its checkpoints can be used: they are damaged, or of another version."
             )
         every = facts.config.checkpoint
         raise ValueError(
