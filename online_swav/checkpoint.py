@@ -311,15 +311,17 @@ class Checkpoints:
             CheckpointError: If there are checkpoints and none is whole.
         """
         committed = self._committed_steps()
+        newest = ""
         for step in reversed(committed):
             try:
                 return self.load(self.folder / f"step-{step:09d}")
             except CheckpointError as error:
                 logger.error("checkpoint_damaged error=%r", str(error))
+                newest = newest or str(error)
         if committed:
             raise CheckpointError(
-                f"none of the {len(committed)} checkpoints in {self.folder} is whole. Restore one "
-                "from a backup, or begin anew in another run folder.",
+                f"none of the {len(committed)} checkpoints in {self.folder} can be used: "
+                f"{newest}. Restore one from a backup, or begin anew in another run folder.",
                 path=self.folder,
             )
         return None
@@ -366,7 +368,9 @@ class Checkpoints:
             raw = json.loads((path / _MANIFEST).read_text())
             if raw.get("format") != FORMAT:
                 raise CheckpointError(
-                    f"{path} has format {raw.get('format')}, this version reads {FORMAT}", path=path
+                    f"{path} is of another version: format {raw.get('format')}, and this one reads "
+                    f"format {FORMAT}",
+                    path=path,
                 )
             lists = {name: tuple(raw[name]) for name in ("probes", "findings")}
             manifest = Manifest(**{**raw, **lists})

@@ -285,7 +285,12 @@ def _linger(
     show: Callable[[RunStatus], None],
 ) -> None:  # fmt: skip
     """Serve metrics on, so that Prometheus sees how the run has ended."""
+    if ended.learner is None:  # it never began: whoever started it is still looking
+        return
     until = time.monotonic() + config.metrics.linger_s
+    if config.metrics.linger_s:
+        logger.error("failed: %s Metrics are served for %g s more, or until the run is stopped.",
+                     ended.message, config.metrics.linger_s)  # fmt: skip
     if ended.given_up and config.act.when_given_up == "hold":
         until = float("inf")
         logger.error("holding: %s Stop the run when you have looked.", ended.message)

@@ -195,6 +195,7 @@ def serve_metrics(
             return [b"this page is only to be read\n"]
         answer = metrics if environ.get("PATH_INFO") == "/metrics" else pages
         body: list[bytes] = answer(environ | {"REQUEST_METHOD": "GET"}, start)
-        return [b""] if method == "HEAD" else body
+        # Of a single part wsgiref would say that the page has no content.
+        return [b"", b""] if method == "HEAD" else body
 
     return MetricsServer(app, host, port)

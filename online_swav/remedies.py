@@ -34,7 +34,7 @@ class Remedies:
     adjustments: Adjustments = field(default_factory=Adjustments)
     """Changes of the recipe that are in force."""
     rollbacks: int = 0
-    """In a row: without a healthy checkpoint beyond the step that was rolled back from."""
+    """In a row: no checkpoint but collapsed ones lies beyond the step that was rolled back from."""
     rolled_back_from: int = -1
     """Step of the newest rollback; -1 without any."""
     rolled_back_to: int = -1

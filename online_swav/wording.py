@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from online_swav.learning.findings import Finding, Health
 from online_swav.status import RunStatus
 
-PAUSE_REMEDY = "Look with `online-swav quarantine list`; it is tried again every budget.retry_s."
+PAUSE_REMEDY = (
+    "Look with `online-swav quarantine list`; it is tried again every --budget.retry-s seconds."
+)
 OLD_S = 30.0
 """A snapshot that is written every second, and is older than this, was left by a run that died."""
 _UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|d|B|kB|MB|GB|TB)\b)")

@@ -141,8 +141,8 @@ def _schedule(config: RunConfig) -> Check | None:
         "schedule",
         f"the rate reaches 0 at step {horizon} and stays there, but the stream goes on "
         f"(--when-idle {config.when_idle}): learning ends without a word. Set "
-        "--learner.schedule.final-lr, --learner.schedule.kind hold, or --stop-after-steps "
-        f"{horizon}.",
+        "--learner.schedule.final-lr, --learner.schedule.kind hold (with total-steps None), or "
+        f"--stop-after-steps {horizon}.",
     )
 
 

@@ -86,7 +86,7 @@ CURVES = (
           columns=(("near_duplicate_ratio", "near-duplicates"),),
           caption="Share of the stream's images that look like one shortly before."),
 )  # fmt: skip
-PROBE = Curve(name="probe", title="k-NN accuracy", columns=(), form=lambda value: f"{value:.0%}",
+PROBE = Curve(name="probe", title="k-NN accuracy", columns=(), form=_percent,
               caption="Labelled probe of the frozen encoder; the dashed line is the first one.",
               bounds=(None, None))  # fmt: skip
 

@@ -69,6 +69,10 @@ def _encoded(
         ValueError: If no checkpoint can be used; in a sentence.
     """
     if facts.newest is None:
+        if any((facts.run / "checkpoints").glob("step-*")):
+            raise ValueError(
+                "None of its checkpoints can be used: they are damaged, or of another version."
+            )
         every = facts.config.checkpoint
         raise ValueError(
             f"The run has no checkpoint yet. The first comes after {every.every_steps:,} steps or "

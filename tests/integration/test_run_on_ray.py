@@ -135,6 +135,8 @@ def test_a_bad_source_is_paused_and_a_person_tries_it_again(run, capsys):
     write_test_shards(run.source, shards=2, samples_per_shard=20, seed=1)
     run.start("--source", f"bad={bad}", "--budget.min-samples", "20", "--budget.retry-s", "3600")
     run.wait_until(lambda: run.books().trained >= 32 and totals(run.folder)["bad"].paused)
+    # What was being read at that moment is still told.
+    run.wait_until(lambda: not totals(run.folder)["bad"].shards["leased"])
     dropped = totals(run.folder)["bad"].dropped["too_small"]
     assert dropped < 180, "the rest of the source is left alone"
 

@@ -88,6 +88,7 @@ def main():
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     train(folder, first, last)
     if size > 1:
+        dist.barrier()  # gloo's threads end the process that is left alone in the middle
         dist.destroy_process_group()
 
 

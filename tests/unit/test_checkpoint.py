@@ -80,7 +80,7 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_taken(checkpoints, damage
 
 def test_without_any_whole_one_the_run_refuses(checkpoints):
     (publish(checkpoints, 1).path / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* is whole"):
+    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* can be used: .*"):
         checkpoints.latest()
 
 

@@ -1,5 +1,6 @@
 """Pictures of the report: curves that hide nothing, prototypes that move, a map without overlap."""
 
+import dataclasses
 import io
 import re
 
@@ -45,6 +46,15 @@ def test_every_curve_of_the_history_is_drawn_in_the_colours_of_the_page():
 def test_rows_without_numbers_make_no_curve():
     frame = Frame(first=0, last=1, verdicts=(), actions=())
     assert draw_curves([{"at": 0.0, "loss_ratio": "NaN", "lag_s": None}], (), frame) == []
+
+
+def test_a_single_probe_has_a_scale_that_can_be_read():
+    frame = Frame(first=BEGAN, last=BEGAN + 7200, verdicts=(), actions=())
+    only = dataclasses.replace(probes()[0], knn_accuracy=0.3394)
+    (curve,) = draw_curves([], (only,), frame)
+    ticks = re.findall(r">([\d.]+%)<", curve.picture)
+    assert len(ticks) > 2
+    assert len(set(ticks)) == len(ticks), "no tick says what its neighbour says"
 
 
 def test_hostile_words_in_a_picture_are_words():

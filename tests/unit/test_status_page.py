@@ -170,6 +170,7 @@ def test_head_gives_the_header_alone(served):
         code, headers, text = ask(served[0], path, "HEAD")
         assert (code, text) == (200, "")
         assert headers["Content-Type"] == ask(served[0], path)[1]["Content-Type"]
+        assert headers.get("Content-Length") != "0"
 
 
 def test_a_client_that_says_nothing_holds_nobody_up(served):
