@@ -1,6 +1,7 @@
 """Runs in each process of a real gloo group: train on a share of the images, save what became."""
 
 import copy
+import os
 import sys
 from pathlib import Path
 
@@ -88,8 +89,10 @@ def main():
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     train(folder, first, last)
     if size > 1:
-        dist.barrier()  # gloo's threads end the process that is left alone in the middle
+        dist.barrier()
         dist.destroy_process_group()
+        # All is written. Python's own way out now and then aborts in a thread of gloo.
+        os._exit(0)
 
 
 if __name__ == "__main__":
