@@ -212,5 +212,10 @@ def _trunks(options: argparse.Namespace, device: torch.device) -> tuple[Trunk, .
     specs = [str(options.run)] if options.run is not None else []
     for spec in (*specs, *options.trunk, *((RANDOM, PIXELS) if options.baselines else ())):
         like = trunks[0] if trunks else None
-        trunks.append(trunk_from(spec, like=like, seed=options.seed, device=device))
+        trunk = trunk_from(spec, like=like, seed=options.seed, device=device)
+        same = next((t for t in trunks if t.identity == trunk.identity), None)
+        if same is None:
+            trunks.append(trunk)
+        else:  # a torchvision trunk with random weights may be the baseline itself
+            print(f"{spec} is the same as {same.name}: judged once", file=sys.stderr)
     return tuple(trunks)

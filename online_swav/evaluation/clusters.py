@@ -35,7 +35,7 @@ class Agreement:
         """See `result.Result`."""
         return [
             ("NMI", self.nmi), ("ARI", self.ari), ("purity", self.purity),
-            ("clusters used", float(self.used)), ("clusters", float(self.clusters)),
+            ("clusters used", self.used), ("clusters", self.clusters),
         ]  # fmt: skip
 
 

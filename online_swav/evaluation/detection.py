@@ -69,7 +69,7 @@ class DetectionResult:
         counts = [("trunk tensors loaded", self.tensors), ("of", self.tensors_wanted),
                   ("trunk parameters loaded", self.parameters)]  # fmt: skip
         steps = [(f"loss, step {n}", loss) for n, loss in enumerate(self.losses, start=1)]
-        return [(name, float(count)) for name, count in counts] + steps
+        return [*counts, *steps]
 
 
 def detector(trunk: Trunk, *, classes: int, size: int) -> FasterRCNN:

@@ -90,8 +90,8 @@ class FinetuneResult:
         rows = [(f"{name}, last epoch", value) for name, value in self.last.items()]
         rows += [(f"{name}, best epoch", value) for name, value in self.best.items()]
         return [
-            *rows, ("best epoch", float(self.best_epoch)),
-            ("labelled images", float(self.images)), ("steps", float(self.steps)),
+            *rows, ("best epoch", self.best_epoch),
+            ("labelled images", self.images), ("steps", self.steps),
         ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class LinearResult:
         chosen = self.chosen
         rows = [(f"{name}, last epoch", value) for name, value in chosen.last.items()]
         rows += [(f"{name}, best epoch", value) for name, value in chosen.best.items()]
-        rows += [("best epoch", float(chosen.best_epoch)), ("learning rate", chosen.rate)]
+        rows += [("best epoch", chosen.best_epoch), ("learning rate", chosen.rate)]
         if len(self.heads) > 1:
             for head in self.heads:
                 name, value = next(iter(head.last.items()))

@@ -14,7 +14,7 @@ class Result(Protocol):
     """What one protocol found about one trunk: a frozen dataclass."""
 
     def rows(self) -> list[tuple[str, float]]:
-        """Name and value of every number, in the order of a table."""
+        """Name and value of every number, in the order of a table; a count is an int."""
         ...
 
 
@@ -66,4 +66,4 @@ def to_json(protocol: str, settings: dict[str, Any], judged: Sequence[Judged]) -
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

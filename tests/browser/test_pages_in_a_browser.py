@@ -1,15 +1,18 @@
-"""The report and the status page in headless Chromium: what only a browser can judge."""
+"""Report, status page and search page in headless Chromium: what only a browser can judge."""
 
 import os
 import shutil
 
 import pytest
+from embeddings_example import publish, write_shards
 from report_example import HOSTILE, add_status, make_empty_run, make_run
 from status_example import FINDING, learner, status
 
+from online_swav.cli import main
 from online_swav.learning.findings import Finding, Health
 from online_swav.metrics_server import serve_metrics
 from online_swav.report.build import write_report
+from streams.testing import jpeg_bytes
 
 SECTIONS = ["verdict", "story", "curves", "books", "prototypes", "map", "crops", "quarantine",
             "used"]  # fmt: skip
@@ -115,6 +118,36 @@ def test_the_report_is_whole_alone_and_readable(browser, reports, name, width, s
     assert tab.unreadable() == []
     broken = "all => all.filter(i => !i.naturalWidth).length"
     assert tab.page.eval_on_selector_all("img", broken) == 0
+    tab.page.close()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The page of a search, one of whose pictures is gone."""
+    folder = tmp_path_factory.mktemp("search")
+    publish(folder / "run", step=100, seed=0)
+    shards = write_shards(folder / ("shards-" + 40 * "w"))
+    (folder / "query.jpg").write_bytes(jpeg_bytes(12))
+    index = folder / "out.parquet"
+    embed = ["embed", "--run", str(folder / "run"), "--source", str(shards), "--out", str(index)]
+    assert main(embed) == 0
+    (shards / "a.tar").unlink()
+    page = folder / "found.html"
+    search = ["search", "--index", str(index), "--image", str(folder / "query.jpg"), "-k", "12"]
+    assert main([*search, "--html", str(page)]) == 0
+    return page.as_uri()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_of_a_search_is_whole_alone_and_readable(browser, found, width, scheme):
+    tab = Tab(browser, found, width=width, scheme=scheme)
+    assert tab.trouble == []
+    assert tab.outside(found) == []
+    tab.page.eval_on_selector_all("details", "all => all.forEach(d => d.open = true)")
+    assert tab.overflow() <= 0
+    assert tab.unreadable() == []
+    assert tab.page.eval_on_selector_all("img", "all => all.filter(i => !i.naturalWidth)") == []
+    assert "its shard is gone" in tab.page.inner_text("body")
     tab.page.close()
 
 

@@ -49,14 +49,15 @@ def test_knn_beside_its_baselines(places, capsys):
                f"--limit 40 --cache {places / 'cache'} --json {places / 'a.json'}")  # fmt: skip
     code, out, err = call(capsys, command)
     assert code == 0
-    for words in ("at step 10", "random weights", "raw pixels", "top-1, k 200", "top-5, k 1",
+    for words in ("at step 10", "raw pixels", "top-1, k 200", "top-5, k 1",
                   "30 images among 40, 12 classes, 64 px"):  # fmt: skip
         assert words in " ".join(out.split()), out
     assert "raw pixels: " in err
     told = json.loads((places / "a.json").read_text())
     assert [column["trunk"] for column in told["results"]] == [
-        "shufflenet_v2_x0_5 at step 10", "shufflenet_v2_x0_5, random weights", "random weights",
-        "raw pixels"]  # fmt: skip
+        "shufflenet_v2_x0_5 at step 10", "shufflenet_v2_x0_5, random weights", "raw pixels"
+    ]
+    assert "random is the same as shufflenet_v2_x0_5, random weights: judged once" in err
     assert told["settings"]["train"]["images"] == 40
     assert all(0 <= value <= 1 for one in told["results"] for value in one["values"].values())
     call(capsys, command.replace("a.json", "b.json"))
