@@ -122,9 +122,13 @@ def client(
         if answer.status != 200:
             tally.failures[f"{answer.status}: {body[:200].decode(errors='replace')}"] += 1
             continue
-        found = json.loads(body)
-        tally.steps[found["step"]] += 1
-        if fault := expected.fault(found, picture):
+        try:
+            found = json.loads(body)
+            tally.steps[found["step"]] += 1
+            fault = expected.fault(found, picture)
+        except (ValueError, KeyError, TypeError) as error:
+            fault = f"an answer that is none: {error!r}"
+        if fault:
             tally.failures[fault] += 1
     connection.close()
 
@@ -197,7 +201,10 @@ def served(run: Path, port: int, options: argparse.Namespace, log: Path) -> Iter
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def ask(port: int, path: str) -> tuple[int, bytes]:

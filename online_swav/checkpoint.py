@@ -21,7 +21,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +31,7 @@ from typing import Any
 
 import torch
 
+from online_swav.durable import sync
 from online_swav.errors import CheckpointError, SupersededError
 from streams.ledger_delta import Delta
 
@@ -160,8 +160,8 @@ class Checkpoints:
             text = json.dumps(dataclasses.asdict(manifest), indent=1)
             (staging / _MANIFEST).write_text(text)
             for part in (*manifest.files, _MANIFEST):
-                _sync(staging / part)
-            _sync(staging)
+                sync(staging / part)
+            sync(staging)
             target = self.folder / name
             with self._lock():
                 if self._generation() != generation:
@@ -173,7 +173,7 @@ class Checkpoints:
                 if target.exists():  # left by an abandoned branch of the lineage
                     shutil.rmtree(target)
                 staging.rename(target)
-                _sync(self.folder)
+                sync(self.folder)
                 on_rename()
                 self._point(name)
         except OSError as error:
@@ -201,7 +201,7 @@ class Checkpoints:
                 )
             staging = self.folder / ".generation.new"
             staging.write_text(f"{generation}\n")
-            _sync(staging)
+            sync(staging)
             staging.replace(self.folder / _FENCE)
 
     def _generation(self) -> int | None:
@@ -245,7 +245,7 @@ class Checkpoints:
                 # Copied, not moved: the folder of checkpoints may be a disk of its own.
                 staging = self.deltas / f".step-{step:09d}.json"
                 shutil.copyfile(folder / _DELTA, staging)
-                _sync(staging)
+                sync(staging)
                 staging.replace(self.deltas / f"step-{step:09d}.json")
             shutil.rmtree(folder)
         return self.oldest_step()
@@ -326,6 +326,16 @@ class Checkpoints:
             )
         return None
 
+    def newest_unproven(self) -> tuple[Path, float] | None:
+        """Place and time (unix seconds) of the newest one, by its manifest alone: quick."""
+        for step in reversed(self._committed_steps()):
+            path = self.folder / f"step-{step:09d}"
+            try:
+                return path, float(json.loads((path / _MANIFEST).read_text())["created_at"])
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+        return None
+
     def whole(self) -> list[Checkpoint]:
         """Every committed checkpoint on disk that is whole, oldest first."""
         found = []
@@ -403,9 +413,9 @@ class Checkpoints:
     def _point(self, name: str) -> None:
         staging = self.folder / ".latest"
         staging.write_text(name + "\n")
-        _sync(staging)
+        sync(staging)
         staging.replace(self.folder / "latest")
-        _sync(self.folder)
+        sync(self.folder)
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
@@ -422,11 +432,3 @@ def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size_bytes": path.stat().st_size, "sha256": digest}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -35,6 +35,7 @@ from online_swav.lineage import Lineage
 from online_swav.run_lock import locked_run
 
 Shape = Literal["linear", "sqrt"]
+WhenIdle = Literal["wait", "replay", "stop"]
 TRIES = 3
 _NOTE = "cooldown.json"
 
@@ -51,6 +52,8 @@ class Cooldown:
     """Over which the rate falls."""
     shape: Shape
     """Of the fall: a straight line, or 1 - sqrt."""
+    when_idle: WhenIdle = "replay"
+    """Once every shard is trained."""
     knn_before: float | None = None
     """k-NN accuracy of the copied checkpoint; None in a run without a probe."""
 
@@ -115,7 +118,7 @@ def newest_of(run: Path) -> Checkpoint:
 
 
 def prepare_copy(
-    run: Path, out: Path, *, steps: int, shape: Shape, when_idle: Literal["wait", "replay", "stop"]
+    run: Path, out: Path, *, steps: int, shape: Shape, when_idle: WhenIdle
 ) -> Cooldown:
     """Copy the newest checkpoint and its book into a new folder, which appears when it is whole.
 
@@ -134,16 +137,21 @@ def prepare_copy(
                 staging.mkdir(parents=True)
                 _copy(run, newest, staging)
                 break
-            except (FileNotFoundError, CheckpointError):  # pruned by the run while it was copied
-                if not left:
+            except (OSError, CheckpointError):
+                if newest.path.exists() or not left:
                     raise
+                # It was pruned by the run while it was copied; there is a newer one.
         stored = load_yaml(newest.path / "config.yaml", RunConfig())
         config = cooled_config(stored, out, newest.manifest.step, steps=steps, shape=shape,
                                when_idle=when_idle)  # fmt: skip
         (staging / "config.yaml").write_text(to_yaml(config))
         rebuild(staging)
         cooldown = Cooldown(
-            run=str(run.resolve()), from_step=newest.manifest.step, steps=steps, shape=shape
+            run=str(run.resolve()),
+            from_step=newest.manifest.step,
+            steps=steps,
+            shape=shape,
+            when_idle=when_idle,
         )
         cooldown.write(staging)
         staging.rename(out)
@@ -176,7 +184,7 @@ def _copy(run: Path, newest: Checkpoint, to: Path) -> None:
 
 def cooled_config(
     config: RunConfig, out: Path, step: int, *, steps: int, shape: Shape,
-    when_idle: Literal["wait", "replay", "stop"],
+    when_idle: WhenIdle,
 ) -> RunConfig:  # fmt: skip
     """The run's options for its copy: one rank, as many images in a step, and a rate that falls.
 

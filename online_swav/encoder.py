@@ -171,10 +171,13 @@ class Encoder:
         """
         if self.place == self._source or not is_run(self._source):
             return False
-        newest = newest_of_run(self._source)
-        if newest is None or newest == (self.place, self._loaded.weights.stamp):
+        newest, here = newest_of_run(self._source), (self.place, self.weights.stamp)
+        if newest in (None, here):
             return False
-        self._loaded = _load(read_weights(self._source), self._device)
+        weights = read_weights(self._source)
+        if (weights.place, weights.stamp) == here:  # the newer one is damaged
+            return False
+        self._loaded = _load(weights, self._device)
         return True
 
 
@@ -195,7 +198,7 @@ def _load(weights: Weights, device: torch.device) -> _Loaded:
         # Random weights are drawn and thrown away: not from the caller's generator.
         with torch.random.fork_rng(devices=[]):
             backbone, feature_dim = build_backbone(str(card["backbone"]), small_stem=small_stem)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # e.g. a mean of two numbers
         raise ConfigError(f"the card of {weights.place} is wrong: {error!r}") from error
     trunk, misfits = fit(backbone.state_dict(), weights.backbone)
     if misfits:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from online_swav.config import RunConfig
-from online_swav.preprocessing import Preprocessing
+from online_swav.preprocessing import Preprocessing, squares
 from streams.decode import decode_image
 from streams.errors import SampleError, StreamError
 from streams.reader import RawSample, ShardReader
@@ -49,7 +49,7 @@ def _squares(config: RunConfig, prepare: Preprocessing) -> Iterator[Tensor]:
                     pixels = decode_image(sample.image, config.ingest.limits)
                 except SampleError:
                     continue
-                yield prepare(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+                yield squares(prepare, [torch.from_numpy(pixels).permute(2, 0, 1)])
         except StreamError:
             continue  # what was read of it before the damage is whole
 

@@ -23,6 +23,8 @@ from streams.errors import DecodeError
 Pictures = Tensor | Sequence[Tensor] | Sequence[Image.Image] | Sequence[str] | Sequence[Path]
 """uint8 [N, 3, H, W]; or one by one, of any sizes: uint8 [3, H, W], PIL images, paths."""
 
+LIMITS = LimitsConfig(min_side=1)
+"""Of pictures that somebody asks about one by one: small ones too have features."""
 _LONGEST = 16
 """Sides beyond this ratio are cut before the resize: only the central square is looked at."""
 
@@ -109,7 +111,7 @@ def pixels_of_file(path: Path) -> Tensor:
         OSError: If it cannot be read.
     """
     try:
-        pixels = decode_image(path.read_bytes(), LimitsConfig())
+        pixels = decode_image(path.read_bytes(), LIMITS)
     except DecodeError as error:
         raise DecodeError(f"{path}: {error}", reason=error.reason) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -130,6 +132,8 @@ def _require_pixels(image: Tensor, *, dims: int) -> None:
         raise ValueError(
             f"pictures are uint8 {wanted}, and this is {image.dtype} {list(image.shape)}"
         )
+    if 0 in image.shape[-2:]:
+        raise ValueError(f"a picture of {list(image.shape[-2:])} has no pixels")
 
 
 def _cut(image: Tensor) -> Tensor:

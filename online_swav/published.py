@@ -14,6 +14,7 @@ A folder appears when it is whole. Nothing unhealthy comes here.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -22,10 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from online_swav.config import RunConfig, digest
+from online_swav.durable import sync
 from online_swav.errors import CheckpointError
 
 if TYPE_CHECKING:  # the status actor asks for the newest one, and needs no torch
     from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 BACKBONE, HEAD, CARD = "backbone.safetensors", "head.safetensors", "card.json"
 
@@ -45,10 +49,10 @@ def encoder_card(
 ) -> dict[str, Any]:
     """What an encoder says of itself, its step aside.
 
-    Pictures are prepared as the probe sees them; without a probe they are as large as the largest
-    crop.
+    Pictures are prepared as the probe sees them, but never smaller than the largest crop: a small
+    probe only saves time.
     """
-    recipe = config.learner
+    recipe, crop = config.learner, max(family.size for family in config.crops)
     return {
         "samples_seen": samples_seen,
         "verdict": verdict,
@@ -56,7 +60,7 @@ def encoder_card(
         "backbone": recipe.model.backbone,
         "small_stem": recipe.model.small_stem,
         "preprocessing": {
-            "size": config.probe.size if config.probe_train else config.crops[0].size,
+            "size": max(crop, config.probe.size) if config.probe_train else crop,
             "mean": list(recipe.augment.mean),
             "std": list(recipe.augment.std),
         },
@@ -100,7 +104,8 @@ class Published:
             name = f"{name}-{int(at * 1000)}"
         target, staging = self._folder / name, self._folder / f".{name}"
         try:
-            shutil.rmtree(staging, ignore_errors=True)
+            for leftover in self._folder.glob(".step-*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
             staging.mkdir(parents=True)
             for part, state in ((BACKBONE, backbone.state_dict()), (HEAD, head or {})):
                 tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
@@ -108,11 +113,14 @@ class Published:
                     save_file(tensors, staging / part)
             text = json.dumps(card | {"step": step, "published_at": at}, indent=1)
             (staging / CARD).write_text(text + "\n")
+            for written in (*staging.iterdir(), staging):
+                sync(written)
             staging.rename(target)
             pointer = self._folder / ".latest.json"
             pointer.write_text(json.dumps({"step": step, "folder": name, "published_at": at}))
+            sync(pointer)
             pointer.replace(self._folder / "latest.json")
-            self._prune()
+            sync(self._folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(staging, ignore_errors=True)
             raise CheckpointError(
@@ -120,20 +128,39 @@ class Published:
                 "or fix the permissions; the next healthy checkpoint tries again.",
                 path=target,
             ) from error
+        self._prune(target)
         return PublishedEncoder(target, step, at)
 
     def newest(self) -> PublishedEncoder | None:
-        """The newest encoder; None before the first."""
+        """The newest encoder; None before the first.
+
+        Raises:
+            CheckpointError: If the disk does not say, or `latest.json` is damaged.
+        """
+        path = self._folder / "latest.json"
         try:
-            latest = json.loads((self._folder / "latest.json").read_text())
+            latest = json.loads(path.read_text())
             return PublishedEncoder(
                 self._folder / latest["folder"], int(latest["step"]), float(latest["published_at"])
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error}); the run's next healthy checkpoint writes it "
+                "anew, or name one of the folders beside it",
+                path=path,
+            ) from error
 
-    def _prune(self) -> None:
+    def _prune(self, newest: Path) -> None:
         """By time, not by step: after a rollback a lower step is the newer one."""
-        folders = sorted(self._folder.glob("step-*"), key=lambda path: path.stat().st_mtime)
-        for folder in folders[: -self._keep]:
-            shutil.rmtree(folder)
+        try:
+            folders = sorted(self._folder.glob("step-*"), key=lambda path: path.stat().st_mtime)
+            others = [folder for folder in folders if folder != newest]
+            for folder in others[: max(0, len(others) + 1 - self._keep)]:
+                # At once out of sight: who reads it meanwhile must not find a part of it.
+                hidden = folder.with_name(f".{folder.name}")
+                folder.rename(hidden)
+                shutil.rmtree(hidden)
+        except OSError as error:
+            logger.warning("published_not_pruned folder=%s error=%r", self._folder, str(error))

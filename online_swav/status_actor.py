@@ -15,6 +15,7 @@ import ray
 
 from online_swav.config import RunConfig
 from online_swav.console import status_json
+from online_swav.errors import CheckpointError
 from online_swav.events import Events
 from online_swav.finding_events import FindingEvents
 from online_swav.history import History, row
@@ -51,7 +52,11 @@ class StatusActor:
         self._judge = RunJudge(config)
         self._findings = FindingEvents(self._events)
         self._lock = threading.Lock()
-        encoder = Published(self._run, keep=config.checkpoint.keep).newest()
+        try:
+            encoder = Published(self._run, keep=config.checkpoint.keep).newest()
+        except CheckpointError as error:  # the next healthy checkpoint puts it right
+            logger.warning("published_unknown error=%r", str(error))
+            encoder = None
         self._status = RunStatus(
             run=self._run.name,
             config_digest=config_digest,

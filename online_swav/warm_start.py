@@ -43,7 +43,12 @@ def warm_start(config: RunConfig, learner: Learner, *, ranks: Ranks) -> None:
     weights = read_weights(config.init_from)
     model = learner.model
     state = fitting_state(config, weights, model.state_dict())
-    model.load_state_dict(state)
+    # Rank 0's on every rank: a run that is read may publish a newer one between two readings.
+    model.load_state_dict({
+        name: ranks.sum(value.to(learner.device) if ranks.rank == 0
+                        else torch.zeros_like(value, device=learner.device))
+        for name, value in state.items()
+    })  # fmt: skip
     if _drawn(config):
         prototypes = "random"
     elif _PROTOTYPES in weights.head:

@@ -2,7 +2,7 @@
 
 A file is one of
 
-    X.safetensors             a torchvision trunk; head.safetensors beside it may hold the rest
+    X.safetensors             a torchvision trunk
     X.pth, X.pth.tar, X.pt    a torchvision state dict, or a checkpoint of facebookresearch/swav:
                               `state_dict`, its names with `module.` before them
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -28,7 +29,14 @@ from torch import Tensor
 from online_swav.checkpoint import Checkpoint, Checkpoints
 from online_swav.config import RunConfig, load_yaml
 from online_swav.errors import CheckpointError, ConfigError
-from online_swav.published import BACKBONE, CARD, HEAD, Published, encoder_card
+from online_swav.published import (
+    BACKBONE,
+    CARD,
+    HEAD,
+    Published,
+    PublishedEncoder,
+    encoder_card,
+)
 
 PLACES = (
     "a run folder, a published/step-... folder, a checkpoints/step-... folder, or a .safetensors "
@@ -36,6 +44,13 @@ PLACES = (
 )
 _HEAD = ("projection_head.", "prototypes.")
 _CLASSIFIERS = ("fc.", "classifier.", "heads.", "head.", "aux1.", "aux2.", "AuxLogits.")
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS: Any = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype, type(np.dtype(np.float64)),
+]  # fmt: skip
+"""NumPy's numbers: checkpoints of facebookresearch/swav have them in their optimizer's state."""
 _NAMED = 3
 """Tensors that a message names."""
 
@@ -121,21 +136,19 @@ def is_run(path: Path) -> bool:
 
 
 def newest_of_run(run: Path) -> tuple[Path, float] | None:
-    """Place and stamp of what `read_weights(run)` reads; None if there is nothing yet."""
-    published = Published(run, keep=1).newest()
+    """Place and stamp of what `read_weights(run)` reads, unless it is damaged; None before that."""
+    published = _newest_published(run)
     if published is not None:
         return published.path, published.at
-    newest = _newest_checkpoint(run)
-    return (newest.path, newest.manifest.created_at) if newest else None
+    return Checkpoints(run, keep=1).newest_unproven()
 
 
 def _run(run: Path) -> Weights:
-    published = Published(run, keep=1)
-    while (newest := published.newest()) is not None:
+    while (newest := _newest_published(run)) is not None:
         try:
             return _published(newest.path)
         except ConfigError:
-            again = published.newest()
+            again = _newest_published(run)
             if again is None or again.path == newest.path:
                 raise
             # It was pruned while it was read, and there is a newer one.
@@ -143,6 +156,13 @@ def _run(run: Path) -> Weights:
     if checkpoint is None:
         raise ConfigError(f"{run} has neither a published encoder nor a checkpoint yet: train it")
     return _checkpoint(checkpoint)
+
+
+def _newest_published(run: Path) -> PublishedEncoder | None:
+    try:
+        return Published(run, keep=1).newest()
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _newest_checkpoint(run: Path) -> Checkpoint | None:
@@ -156,6 +176,8 @@ def _published(folder: Path) -> Weights:
     card = _card(folder / CARD)
     backbone = _safetensors(folder / BACKBONE)
     head = _safetensors(folder / HEAD) if (folder / HEAD).exists() else {}
+    if not folder.exists():  # pruned while it was read: what is missing then is no sign
+        raise ConfigError(f"{folder} is gone: the run has published newer encoders")
     return Weights(folder, float(card.get("published_at", 0.0)), backbone, head, card)
 
 
@@ -188,7 +210,8 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
     if path.suffix in (".pt2", ".onnx"):
         raise ConfigError(f"{path} is a program, not weights; give {PLACES}")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its own words advise to unpickle anything
         raise ConfigError(
             f"{path} is no file of weights: damaged, or with more in it than tensors by name"

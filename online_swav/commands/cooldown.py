@@ -69,12 +69,13 @@ def cooldown(arguments: list[str]) -> int:
 
 
 def _require_same(what: Cooldown, options: argparse.Namespace, run: Path, out: Path) -> None:
-    asked = {"run": str(run.resolve()), "steps": options.steps, "shape": options.shape}
+    asked = {"run": str(run.resolve()), "steps": options.steps, "shape": options.shape,
+             "when_idle": options.when_idle}  # fmt: skip
     for name, value in asked.items():
         if getattr(what, name) != value:
             raise ConfigError(
-                f"{out} was begun with --{name} {getattr(what, name)}, and now it is {value}; give "
-                "the same to go on, or another --out"
+                f"{out} was begun with --{name.replace('_', '-')} {getattr(what, name)}, and now "
+                f"it is {value}; give the same to go on, or another --out"
             )
 
 

@@ -84,8 +84,6 @@ def _tell(done: Embedded, out: Path, *, seconds: float) -> None:
             print(f"  {item.shard}: {what}: {item.detail}")
         if total > len(joined.examples):
             print(f"  and {total - len(joined.examples):,} more")
-    for words in done.unreadable:
-        print(f"not read: {words}")
 
 
 @contextmanager

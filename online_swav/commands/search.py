@@ -50,7 +50,8 @@ def search(arguments: list[str]) -> int:
     with counting("looking at rows", number_of_rows(options.index)) as advance:
         found = search_index(
             options.index, options.image, place=options.run, k=options.k,
-            device=choose_device(RunConfig(device=options.device)), advance=advance,
+            device=choose_device(RunConfig(device=options.device)),
+            thumbnails=options.html is not None, advance=advance,
         )  # fmt: skip
     _print(found)
     if options.html is not None:

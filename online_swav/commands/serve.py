@@ -81,7 +81,7 @@ def _run(config: ServingConfig) -> int:
         while not stop.wait(LOOK_S):
             try:
                 told = state()
-            except TimeoutError:  # busy: requests come first
+            except TimeoutError:  # busy, requests come first; or a replica is starting again
                 continue
             if told["name"] != name and told["at"] > at:
                 name, at = told["name"], told["at"]

@@ -16,10 +16,19 @@ from torch import Tensor
 
 from online_swav.embeddings.decoded import ahead, decoded
 from online_swav.embeddings.kept_encoder import digest, encoder_folder, keep_encoder
-from online_swav.embeddings.parts import Joined, Missing, Part, Parts, begin, begun, parts_folder
+from online_swav.embeddings.parts import (
+    SHOWN,
+    Joined,
+    Missing,
+    Part,
+    Parts,
+    begin,
+    begun,
+    parts_folder,
+)
 from online_swav.embeddings.table import rows, schema_of
 from online_swav.encoder import Encoder
-from online_swav.errors import ConfigError
+from online_swav.errors import ConfigError, OnlineSwavError
 from online_swav.run_lock import locked_run
 from streams.config import LimitsConfig
 from streams.errors import ShardError
@@ -55,8 +64,6 @@ class Embedded:
     finished_before: int
     """Shards that an earlier, unfinished start has done."""
     joined: Joined
-    unreadable: list[str]
-    """Shards that could not be opened, in words."""
 
 
 def embed(
@@ -77,18 +84,28 @@ def embed(
     Raises:
         ConfigError: If something is missing or unusable, or the disk refuses; the message says what
             to do.
+        OnlineSwavError: If some shards cannot be read now; those that could need not be repeated.
     """
     if out.exists():
-        raise ConfigError(f"--out {out} is there already; move it away, or name another file")
+        raise ConfigError(
+            f"--out {out} is there already; move it and {encoder_folder(out).name} away together, "
+            "or name another file"
+            + (f" ({parts_folder(out).name} is a leftover)" if parts_folder(out).exists() else "")
+        )
     shards = shards_at(sources)
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: the folder {out.absolute().parent} does not exist")
     made = _begun(place, out, config)
+    if made is None and encoder_folder(out).exists() and not parts_folder(out).exists():
+        raise ConfigError(
+            f"{encoder_folder(out)} is there already, perhaps of an {out.name} that was moved away "
+            "and needs it; move it too, or name another file"
+        )
     encoder = Encoder.load(place if made is None else encoder_folder(out), device=device)
     if made is not None and digest(encoder) != made["digest"]:
         raise ConfigError(
-            f"{encoder_folder(out)} is not the encoder that the finished parts are of; delete "
-            f"{parts_folder(out)} to begin anew"
+            f"{encoder_folder(out)} is not the encoder that the finished parts are of; delete it "
+            f"and {parts_folder(out)} to begin anew"
         )
     origin = f"from {encoder.place}" if made is None else "with which this file was begun"
     say(f"encoder: {encoder.name}, {origin}")
@@ -155,8 +172,8 @@ def _begun(place: Path, out: Path, config: EmbedConfig) -> dict[str, Any] | None
         if made.get(name) != value:
             raise ConfigError(
                 f"{parts_folder(out)} holds unfinished work with {name} {made.get(name)}, and now "
-                f"it is {value}; give the same options to go on, or delete that folder to begin "
-                "anew"
+                f"it is {value}; give the same options to go on, or delete that folder and "
+                f"{encoder_folder(out)} to begin anew"
             )
     return made
 
@@ -175,7 +192,7 @@ def _embed_all(
     before = sum(parts.has(shard) for shard in shards)
     if before:
         say(f"{before} of {len(shards)} shards are finished already")
-    unreadable: list[str] = []
+    failed: list[str] = []
     pictures = 0
     for number, shard in enumerate(shards, start=1):
         if not parts.has(shard):
@@ -185,21 +202,47 @@ def _embed_all(
                         pictures += count
                         told(number - 1, len(shards), pictures)
             except ShardError as error:
-                unreadable.append(str(error))
+                failed.append(str(error))
         told(number, len(shards), pictures)
+    if failed:
+        raise OnlineSwavError(
+            f"{len(failed)} of {len(shards)} shards cannot be read now; the others are finished, "
+            "and the same command tries these again, as they are then (or leave them out of "
+            "--source):\n  " + "\n  ".join(failed[:SHOWN])
+            + (f"\n  and {len(failed) - SHOWN} more" if len(failed) > SHOWN else "")
+        )  # fmt: skip
     say("joining the parts")
-    if len(unreadable) == len(shards):
-        raise ConfigError(f"no shard can be read; {unreadable[0]}")
     joined = parts.join(shards)
-    return Embedded(encoder=encoder.name, shards=len(shards), finished_before=before,
-                    joined=joined, unreadable=unreadable)  # fmt: skip
+    return Embedded(encoder=encoder.name, shards=len(shards), finished_before=before, joined=joined)
 
 
 def _embed_shard(
     shard: Shard, part: Part, encoder: Encoder, parts: Parts, config: EmbedConfig
 ) -> Iterator[int]:
-    """Rows of a shard into its part; yields how many pictures more there are."""
+    """Rows of a shard into its part; yields how many pictures more there are.
+
+    Raises:
+        ShardError: If it cannot be opened, or has changed; another try may find it otherwise.
+    """
     reader = ShardReader(shard, limits=LimitsConfig())
+    try:
+        yield from _embed_batches(reader, shard, part, encoder, parts, config)
+    except ShardError as error:
+        if error.reason != "not_a_tar":
+            raise
+        fault: str | None = str(error)
+    else:
+        fault = reader.fault and f"the shard {reader.fault}; samples before are whole"
+    if fault is not None:
+        part.missing.append(
+            Missing(shard=shard.url, index=None, key="", reason="damaged", detail=fault)
+        )
+
+
+def _embed_batches(
+    reader: ShardReader, shard: Shard, part: Part, encoder: Encoder, parts: Parts,
+    config: EmbedConfig,
+) -> Iterator[int]:  # fmt: skip
     for batch in ahead(decoded(reader, shard, part.missing, config.batch)):
         features, scores = encoder.features_and_scores(batch.images)
         best = None if scores is None else scores.max(dim=1)
@@ -215,11 +258,6 @@ def _embed_shard(
             )
         )
         yield len(batch.samples)
-    if reader.fault is not None:
-        part.missing.append(
-            Missing(shard=shard.url, index=None, key="", reason="damaged",
-                    detail=f"the shard {reader.fault}; samples before are whole")
-        )  # fmt: skip
 
 
 def _elements(

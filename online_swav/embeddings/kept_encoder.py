@@ -5,17 +5,18 @@ A run that goes on training publishes newer ones meanwhile, and deletes the olde
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from online_swav.encoder import Encoder
 from online_swav.published import BACKBONE, CARD, HEAD
-from online_swav.weights import read_weights
 
 
 def encoder_folder(out: Path) -> Path:
@@ -27,24 +28,28 @@ def keep_encoder(encoder: Encoder, folder: Path) -> None:
     """Write an encoder as a folder that `Encoder.load` takes, whole or not at all.
 
     Raises:
-        ConfigError: If its weights are gone by now.
         OSError: If the disk refuses.
     """
-    weights = read_weights(encoder.place)
+    weights = encoder.weights
     staging = folder.with_name(f".{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     for part, state in ((BACKBONE, weights.backbone), (HEAD, weights.head)):
-        if state:
+        if not state:
+            continue
+        try:
             save_file({name: value.contiguous() for name, value in state.items()}, staging / part)
+        except SafetensorError as error:  # its writer's word for a disk that refuses
+            raise OSError(errno.EIO, str(error)) from error
     (staging / CARD).write_text(json.dumps(encoder.card, indent=1) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
 
 
 def digest(encoder: Encoder) -> str:
-    """Twelve hexadecimal digits naming the weights of the backbone."""
+    """Twelve hexadecimal digits naming the weights of the backbone, and how it sees pictures."""
     hashed = hashlib.blake2b(digest_size=6)
+    hashed.update(json.dumps(encoder.card["preprocessing"], sort_keys=True).encode())
     state: dict[str, Tensor] = encoder.backbone.state_dict()
     for name, value in sorted(state.items()):
         hashed.update(name.encode())

@@ -114,7 +114,8 @@ class Parts:
                 f"picture; {missing_path(self._out)} says why"
             )
         _replace(staging, self._out)
-        shutil.rmtree(self.folder)
+        # On a network file system the lock that is held keeps its file.
+        shutil.rmtree(self.folder, ignore_errors=True)
         return joined
 
     def _join_missing(self, finished: Sequence[Shard], joined: Joined) -> Joined:
@@ -169,7 +170,7 @@ def begin(out: Path, made: dict[str, Any]) -> None:
         OSError: If the disk refuses.
     """
     folder = parts_folder(out)
-    for leftover in folder.glob("*.parquet"):
+    for leftover in (*folder.glob("*.parquet"), *folder.glob("*.jsonl")):
         leftover.unlink()
     staging = folder / ".made.json"
     staging.write_text(json.dumps(made, indent=1) + "\n")

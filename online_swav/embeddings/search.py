@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from online_swav.embeddings.kept_encoder import digest, encoder_folder
@@ -44,7 +45,7 @@ class Found:
     query: Query
     hits: Sequence[Hit]
     thumbnails: Sequence[bytes | str]
-    """Of each hit: a JPEG, or in words why there is none."""
+    """Of each hit: a JPEG, or in words why there is none; empty where none were asked for."""
     rows: int
     """In the whole file."""
     about: dict[str, Any]
@@ -52,13 +53,13 @@ class Found:
 
     def without_picture(self) -> list[tuple[str, str]]:
         """Shards from which no thumbnail came, and why."""
-        pairs = zip(self.hits, self.thumbnails, strict=True)
+        pairs = zip(self.hits, self.thumbnails, strict=False)
         return sorted({(hit.shard, why) for hit, why in pairs if isinstance(why, str)})
 
 
 def search(
     index: Path, image: Path, *, place: Path | None, k: int, device: torch.device,
-    advance: Callable[[int], None],
+    thumbnails: bool, advance: Callable[[int], None],
 ) -> Found:  # fmt: skip
     """The k nearest pictures.
 
@@ -68,6 +69,7 @@ def search(
         place: Of the encoder; None for the one that is kept beside the file.
         k: How many.
         device: Where the encoder runs.
+        thumbnails: Whether the pictures themselves are wanted: their shards are read for it.
         advance: Told how many more rows are behind us.
 
     Raises:
@@ -91,8 +93,13 @@ def search(
             score=None if scores is None else float(scores[0].max()),
         )
         rows = file.metadata.num_rows
-        hits = nearest(file, features[0].numpy(), k=k, advance=advance)
-    return Found(query=query, hits=hits, thumbnails=_thumbnails(hits), rows=rows, about=made)
+        try:
+            hits = nearest(file, features[0].numpy(), k=k, advance=advance)
+        except (OSError, pa.ArrowException) as error:
+            why = str(error).splitlines()[0]
+            raise ConfigError(f"{index} is damaged ({why}); embed anew") from error
+    pictures = _thumbnails(hits) if thumbnails else []
+    return Found(query=query, hits=hits, thumbnails=pictures, rows=rows, about=made)
 
 
 def _encoder(

@@ -90,9 +90,10 @@ def load_back(
         np.savez(given, **arrays)
         program = _PROGRAM.format(how_to_load=how_to_load)
         try:
-            # -I: neither the folder nor the environment adds to what it can import.
+            # -E -P: neither the folder nor the environment adds to what it can import.
             done = subprocess.run(
-                [sys.executable, "-I", "-W", "ignore", "-c", program, file, given, found],
+                [sys.executable, "-E", "-P", "-W", "ignore", "-c", program,
+                 file.resolve(), given, found],
                 capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=folder,
             )  # fmt: skip
         except subprocess.TimeoutExpired as late:
@@ -125,8 +126,10 @@ def load_back(
 
 
 def _distance(found: Tensor, own: Tensor, file: Path) -> float:
-    if found.shape != own.shape or not found.isfinite().all():
+    if found.shape != own.shape:
         raise OnlineSwavError(
-            f"{file} gives {list(found.shape)}, and the encoder {list(own.shape)}; or not finite"
+            f"{file} gives {list(found.shape)}, and the encoder {list(own.shape)}"
         )
+    if not found.isfinite().all():
+        raise OnlineSwavError(f"{file} gives values that are not finite")
     return float((found - own).abs().max())

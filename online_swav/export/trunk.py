@@ -55,12 +55,16 @@ def model_lines(encoder: Encoder) -> str:
 
 
 def headless_line(encoder: Encoder) -> str:
-    """The Python line that takes the classifier off `model`."""
-    attribute, classifier = find_classifier(plain_model(encoder))
+    """The Python line that takes the classifiers off `model`."""
+    plain = plain_model(encoder)
+    auxiliary = [name for name in ("aux1", "aux2", "AuxLogits") if hasattr(plain, name)]
+    others = "".join(f"model.{name} = " for name in auxiliary)
+    others = f"{others}None; model.aux_logits = False; " if others else ""
+    attribute, classifier = find_classifier(plain)
     if not isinstance(classifier, nn.Sequential):
-        return f"model.{attribute} = torch.nn.Identity()"
+        return f"{others}model.{attribute} = torch.nn.Identity()"
     first = next(i for i, layer in enumerate(classifier) if isinstance(layer, nn.Linear))
-    return f"model.{attribute} = model.{attribute}[:{first}]"
+    return f"{others}model.{attribute} = model.{attribute}[:{first}]"
 
 
 def encode_lines(encoder: Encoder) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import importlib.util
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from online_swav.encoder import Encoder
@@ -70,10 +74,11 @@ def export_encoder(
     format.check(encoder)
     staging = out.with_name(f".{out.name}")
     card_path = out.with_name(f"{out.name}.card.json")
+    staging_card = out.with_name(f".{card_path.name}")
     how_to_load = format.how_to_load(encoder)
     card = encoder.card | {"feature_dim": encoder.feature_dim}
     try:
-        notes = format.write(encoder, staging, card)
+        notes = _write(encoder, format, staging, card)
         check = load_back(staging, how_to_load=how_to_load, encoder=encoder, pictures=pictures)
         size_bytes = staging.stat().st_size
         with staging.open("rb") as file:
@@ -86,12 +91,26 @@ def export_encoder(
             "check": dataclasses.asdict(check),
             "how_to_load": [f'FILE = "{out.name}"', *how_to_load.splitlines()],
         }  # fmt: skip
-        text = json.dumps(card, indent=1) + "\n"
+        staging_card.write_text(json.dumps(card, indent=1) + "\n")
         staging.replace(out)
-        card_path.write_text(text)
+        staging_card.replace(card_path)
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be written: {error.strerror or error}") from error
     finally:
         staging.unlink(missing_ok=True)
+        staging_card.unlink(missing_ok=True)
     return Exported(out=out, card=card_path, size_bytes=size_bytes, notes=notes,
                     how_to_load=how_to_load, check=check)  # fmt: skip
+
+
+def _write(
+    encoder: Encoder, format: Format, staging: Path, card: dict[str, Any]
+) -> tuple[str, ...]:
+    """Write with the format's library; each says in its own way that the disk refuses."""
+    staging.touch()  # a folder that cannot be written to says so here
+    try:
+        return format.write(encoder, staging, card)
+    except (RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(staging.parent).free
+        why = str(error).splitlines()[0]
+        raise OSError(errno.EIO, f"{free} bytes are free there ({why})") from error

@@ -31,6 +31,11 @@ class HotEncoder:
         """Why the newest one is not in use; None while it is."""
 
     @property
+    def stamp(self) -> float:
+        """When the one in use was made, in unix seconds."""
+        return self._encoder.weights.stamp
+
+    @property
     def current(self) -> Encoder:
         """The one to use now. It never changes by itself: a batch that holds it has one encoder."""
         return self._encoder

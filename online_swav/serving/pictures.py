@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from online_swav.encoder import Encoder
-from streams.config import LimitsConfig
+from online_swav.preprocessing import LIMITS
 from streams.decode import decode_image
 from streams.errors import DecodeError
-
-LIMITS = LimitsConfig(min_side=1)  # as the encoder itself: a service gives the same features
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +64,20 @@ class _Pictures(Sequence[Tensor]):
 
 
 def embed(encoder: Encoder, pictures: Sequence[bytes]) -> list[Embedded | DecodeError]:
-    """All of them in one pass through the network.
+    """All of them in one pass through the network; one by one where that needs too much memory.
 
     Args:
         encoder: What sees them.
         pictures: JPEG, PNG, WebP, BMP, GIF or PPM; the bytes decide.
     """
     faults: list[DecodeError | None] = [None] * len(pictures)
-    features, scores = encoder.features_and_scores(_Pictures(pictures, faults))
+    try:
+        features, scores = encoder.features_and_scores(_Pictures(pictures, faults))
+    except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when memory ends
+        if len(pictures) == 1:
+            reason = f"the picture cannot be encoded: {str(error).splitlines()[0]}"
+            return [DecodeError(reason, reason="too_large")]
+        return [found for picture in pictures for found in embed(encoder, [picture])]
     step = encoder.card.get("step")
     winners = [None] * len(pictures) if scores is None else scores.argmax(dim=1).tolist()
     return [

@@ -64,10 +64,9 @@ class EmbeddingServer:
 
     async def state(self) -> dict[str, Any]:
         """What the command that started the service tells its user."""
-        card = self._encoder.current.card
         return {
             "name": self._encoder.current.name,
-            "at": float(card.get("published_at", 0.0)),
+            "at": self._encoder.stamp,
             "trouble": self._encoder.trouble,
         }
 

@@ -6,11 +6,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from online_swav.errors import ConfigError, RunFailed
 from online_swav.serving.config import ServingConfig
@@ -19,8 +21,10 @@ from online_swav.serving.server import EmbeddingServer
 NAME = "encoder"
 WAITING_BATCHES = 4
 """Full batches' worth of requests at one replica; and as many again wait before it, per replica.
-Beyond that a request is refused (503): what waits is in memory."""
+Beyond that a request is refused (503). Ray's proxy holds the bodies of those that wait."""
 _STATE_S = 10.0
+_REQUEST_S = 60.0
+"""After which a request is ended (408): else slow uploads could hold every place for good."""
 
 State = Callable[[], dict[str, Any]]
 
@@ -59,27 +63,39 @@ def service(config: ServingConfig) -> Iterator[State]:
         raise RunFailed(f"Ray cannot start here: {error}") from error
     try:
         handle = _start(config)
-        yield lambda: handle.state.remote().result(timeout_s=_STATE_S)
+        yield lambda: _ask(handle)
     finally:
         # Begun requests are finished. Not `serve.shutdown`: its controller's last words are errors.
-        serve.delete(NAME)
+        with suppress(TimeoutError, RayServeException, RayError):  # the first error is the story
+            serve.delete(NAME)
         ray.shutdown()
+
+
+def _ask(handle: Any) -> dict[str, Any]:
+    """The state of a replica; TimeoutError also while there is none, as Serve starts another."""
+    try:
+        state: dict[str, Any] = handle.state.remote().result(timeout_s=_STATE_S)
+    except (RayServeException, RayError) as error:
+        raise TimeoutError(str(error)) from error
+    return state
 
 
 def _start(config: ServingConfig) -> Any:
     quiet = {"log_level": "WARNING", "enable_access_log": False}
-    serve.start(
-        proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port},
-        logging_config=quiet,
-    )  # fmt: skip
     waiting = WAITING_BATCHES * config.max_batch
     deployment = serve.deployment(
         name=NAME, num_replicas=config.replicas, max_ongoing_requests=waiting,
         max_queued_requests=waiting * config.replicas, ray_actor_options={"num_cpus": 1},
     )(Replica)  # fmt: skip
     try:
+        serve.start(
+            proxy_location="HeadOnly", logging_config=quiet,
+            http_options={
+                "host": config.host, "port": config.port, "request_timeout_s": _REQUEST_S,
+            },
+        )  # fmt: skip
         return serve.run(deployment.bind(config), name=NAME, logging_config=quiet)
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError, RayError, RayServeException) as error:
         raise RunFailed(f"Ray Serve could not start the encoder: {error}") from error
 
 

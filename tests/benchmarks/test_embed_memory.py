@@ -17,5 +17,5 @@ def test_rows_are_written_joined_and_searched(monkeypatch, tmp_path):
     assert result["rows"] == 10_000
     peaks = list(result["peak_mb"].values())
     assert len(peaks) == 13
-    assert peaks == sorted(peaks), "a peak never falls"
+    assert peaks[-1] - peaks[1] < 60, "what was held for the first tenth is enough for all"
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]

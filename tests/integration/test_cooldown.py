@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,11 +95,33 @@ def test_a_cooldown_that_was_stopped_goes_on(trained, tmp_path, capsys):
     assert stopped.step < 10
     assert main([*command[:-1], "5"]) == 2
     assert "begun with --steps 4" in capsys.readouterr().err
+    assert main([*command, "--when-idle", "stop"]) == 2
+    assert "begun with --when-idle replay" in capsys.readouterr().err
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "cooled down: 4 steps from step 6 to 10" in said
     assert "k-NN accuracy: " in said
     assert str(out / "checkpoints" / "step-000000010") in said
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_copied_is_followed_by_the_newer_one(
+    trained, tmp_path, monkeypatch
+):
+    _, run = trained
+    newest = Checkpoints(run, keep=1).latest()
+    gone = dataclasses.replace(newest, path=newest.path.with_name("step-000000005"))
+    asked = [newest, gone]
+    monkeypatch.setattr("online_swav.cooldown.newest_of", lambda _run: asked.pop())
+    copytree = shutil.copytree
+
+    def in_the_middle(source, target):
+        if not source.exists():  # as copytree says it of files that go while it copies
+            raise shutil.Error([(str(source), str(target), "[Errno 2] No such file or directory")])
+        copytree(source, target)
+
+    monkeypatch.setattr("online_swav.cooldown.shutil.copytree", in_the_middle)
+    what = prepare_copy(run, tmp_path / "cooled", steps=4, shape="linear", when_idle="replay")
+    assert (what.from_step, asked) == (6, [])
 
 
 def test_one_rank_takes_as_many_images_as_all_ranks_of_the_run(trained, tmp_path):

@@ -101,6 +101,22 @@ def test_a_batch_gives_what_the_encoder_gives_and_a_bad_picture_fails_alone(publ
     ]
 
 
+def test_pictures_that_need_too_much_memory_together_go_one_by_one(published, monkeypatch):
+    encoder = Encoder.load(published.publish(7))
+    through, largest = Encoder.features_and_scores, len(PICTURES[1])
+
+    def little_memory(self, images):
+        if len(images) > 1 or len(images._encoded[0]) == largest:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return through(self, images)
+
+    monkeypatch.setattr(Encoder, "features_and_scores", little_memory)
+    found = embed(encoder, PICTURES)
+    assert [isinstance(one, Embedded) for one in found] == [True, False, True]
+    assert found[1].reason == "too_large"
+    assert "can't allocate memory" in str(found[1])
+
+
 def test_a_newer_encoder_takes_the_place_and_a_batch_keeps_its_own(published, files):
     published.publish(1)
     hot = HotEncoder(str(published.folder))

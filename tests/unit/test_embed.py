@@ -10,11 +10,13 @@ import pytest
 import torch
 from embeddings_example import DIM, publish, write_shards
 
+import online_swav.embeddings.embed
 from online_swav.cli import main
 from online_swav.embeddings.table import GROUP_ROWS, Rows, rows, schema_of
 from online_swav.encoder import Encoder
 from streams.config import LimitsConfig
 from streams.decode import decode_image
+from streams.errors import ShardError
 from streams.testing import jpeg_bytes
 from tests.builders import tar_of
 
@@ -86,11 +88,43 @@ def test_what_has_no_row_is_counted_and_named(run, tmp_path, capsys):
     assert embed(run, shards, out) == 0
     assert pq.read_table(out)["key"].to_pylist() == ["a-0", "a-1", "a-2", "a-3", "a-4", "fine"]
     said = capsys.readouterr().out
-    assert "without a row: 4 (1 corrupt, 1 no_image, 1 truncated, 1 damaged)" in said
-    assert "not read:" in said
-    assert "page.tar" in said
+    assert "without a row: 5 (1 corrupt, 1 no_image, 1 truncated, 2 damaged)" in said
     lines = (tmp_path / "out.parquet.missing.jsonl").read_text().splitlines()
-    assert [json.loads(line)["key"] for line in lines] == ["torn", "note", "one", ""]
+    told = [json.loads(line) for line in lines]
+    assert [one["key"] for one in told] == ["torn", "note", "one", "", ""]
+    assert told[-1]["shard"].endswith("page.tar")
+
+
+def test_a_shard_that_cannot_be_read_now_is_tried_again(run, tmp_path, monkeypatch, capsys):
+    shards, out = write_shards(tmp_path / "in"), tmp_path / "out.parquet"
+    opened = online_swav.embeddings.embed.ShardReader.__iter__
+
+    def refuse(self):
+        if self._shard.url.endswith("b.tar"):
+            raise ShardError("b.tar cannot be opened: Stale file handle", url="b.tar",
+                             reason="unreadable")  # fmt: skip
+        return opened(self)
+
+    monkeypatch.setattr("online_swav.embeddings.embed.ShardReader.__iter__", refuse)
+    assert embed(run, shards, out) == 1
+    error = capsys.readouterr().err
+    assert "1 of 3 shards cannot be read now" in error
+    assert "Stale file handle" in error
+    assert not out.exists()
+    monkeypatch.undo()
+    assert embed(run, shards, out) == 0
+    assert "2 of 3 shards are finished already" in capsys.readouterr().err
+    assert pq.read_table(out).num_rows == 15
+
+
+def test_the_encoder_of_a_file_that_was_moved_away_is_kept(run, tmp_path, capsys):
+    shards, out = write_shards(tmp_path / "in", shards=1), tmp_path / "out.parquet"
+    assert embed(run, shards, out) == 0
+    out.rename(tmp_path / "old.parquet")
+    assert embed(run, shards, out) == 2
+    assert "out.parquet.encoder is there already" in capsys.readouterr().err
+    (tmp_path / "out.parquet.encoder").rename(tmp_path / "old.parquet.encoder")
+    assert embed(run, shards, out) == 0
 
 
 def test_the_same_command_goes_on_after_an_end_in_the_middle(run, tmp_path, monkeypatch, capsys):

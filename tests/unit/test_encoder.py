@@ -12,6 +12,7 @@ from encoder_example import DIM, SIZE, K, checkpoint, learner_of, publish, run_c
 from PIL import Image
 
 import online_swav
+import online_swav.weights
 from online_swav.encoder import Encoder
 from online_swav.errors import ConfigError
 from online_swav.preprocessing import Preprocessing
@@ -85,8 +86,11 @@ def test_preprocessing_is_torchvisions(shape):
 
 def test_a_ribbon_costs_no_memory(config):
     publish(config, learner_of(config), step=1)
+    encoder, seen = Encoder.load(config.run), []
+    encoder.preprocessing.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
     ribbon = pictures(1, 2, 60_000)
-    assert Encoder.load(config.run).preprocess(ribbon).shape == (1, 3, SIZE, SIZE)
+    assert encoder.preprocess(ribbon).shape == (1, 3, SIZE, SIZE)
+    assert seen == [(1, 3, 2, 32)], "its middle alone is resized"
 
 
 def test_refresh_takes_a_newer_one_once(config):
@@ -101,6 +105,32 @@ def test_refresh_takes_a_newer_one_once(config):
     assert not torch.equal(encoder(images), before)
     assert encoder.refresh() is False
     assert Encoder.load(place).refresh() is False
+
+
+def test_a_newer_checkpoint_that_is_damaged_is_no_newer_encoder(config):
+    checkpoint(config, learner_of(config), step=2)
+    encoder = Encoder.load(config.run)
+    newer = checkpoint(config, learner_of(config, seed=1), step=4)
+    (newer / "learner.pt").write_bytes(b"cut")
+    assert encoder.refresh() is False
+    assert encoder.card["step"] == 2
+
+
+def test_an_encoder_that_is_pruned_while_it_is_read_is_not_taken_in_part(config, monkeypatch):
+    first = publish(config, learner_of(config), step=1)
+    read = online_swav.weights._safetensors
+
+    def and_meanwhile(path):
+        tensors = read(path)
+        if first.exists():
+            publish(config, learner_of(config, seed=1), step=2, keep=1)
+        return tensors
+
+    monkeypatch.setattr("online_swav.weights._safetensors", and_meanwhile)
+    encoder = Encoder.load(config.run)
+    assert (encoder.card["step"], encoder.num_prototypes) == (2, K)
+    monkeypatch.undo()
+    assert not first.exists()
 
 
 def test_a_file_needs_a_card_and_gets_along_with_one(config, tmp_path):

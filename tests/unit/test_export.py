@@ -7,9 +7,10 @@ import pytest
 import torch
 import torchvision
 from encoder_example import checkpoint, learner_of, publish, run_config
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from online_swav.cli import main
+from online_swav.commands.export import FORMATS as LISTED
 from online_swav.encoder import Encoder
 from online_swav.errors import ConfigError, OnlineSwavError
 from online_swav.export.formats import FORMATS
@@ -98,12 +99,15 @@ def test_small_stem_does_not_fit_the_plain_constructor(tmp_path):
                           atol=1e-4)  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
 @pytest.mark.parametrize(
     ("backbone", "line"),
     [("shufflenet_v2_x0_5", "model.fc = torch.nn.Identity()"),
      ("mobilenet_v3_small", "model.classifier = model.classifier[:0]"),
      ("convnext_tiny", "model.classifier = model.classifier[:2]"),
-     ("swin_t", "model.head = torch.nn.Identity()")],
+     ("swin_t", "model.head = torch.nn.Identity()"),
+     ("googlenet", "model.aux1 = model.aux2 = None; model.aux_logits = False; "
+      "model.fc = torch.nn.Identity()")],
 )  # fmt: skip
 def test_the_classifier_is_found_in_every_kind_of_model(backbone, line):
     class Named:
@@ -160,3 +164,31 @@ def test_the_command_tells_what_it_wrote_of_which_checkpoint(tmp_path, capsys, m
     assert "(torch 9.9), 8 random pictures:\n  features differ by 1.5e-05 at most" in told
     assert f'FILE = "{out}"' in told
     assert Encoder.load(out).card["step"] == 2
+
+
+def test_a_relative_place_and_the_real_check(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["export", "--run", str(run), "--format", "safetensors", "--out", "x.safetensors"]
+    assert main(command) == 0
+    assert "loaded back in a fresh process (torch 2" in capsys.readouterr().out
+    assert Encoder.load("x.safetensors").card["step"] == 7
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc]"),
+     SafetensorError("I/O error: No space left on device")],
+)  # fmt: skip
+def test_a_disk_that_refuses_is_told_and_leaves_nothing(run, tmp_path, pictures, refusal):
+    def write(_encoder, out, _card):
+        out.write_bytes(b"half")
+        raise refusal
+
+    full = dataclasses.replace(FORMATS["safetensors"], write=write)
+    with pytest.raises(ConfigError, match=r"x.safetensors cannot be written: .*(space|enforce)"):
+        export_encoder(Encoder.load(run), full, tmp_path / "x.safetensors", pictures=pictures)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_knows_every_format():
+    assert LISTED.keys() == FORMATS.keys()

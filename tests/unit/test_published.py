@@ -43,3 +43,48 @@ def test_a_disk_that_refuses_leaves_the_one_before(tmp_path):
     with pytest.raises(CheckpointError, match="cannot publish the encoder of step 2"):
         published.publish(net, step=2, card={})
     assert published.newest().step == 1
+
+
+def test_the_one_just_published_stays_whatever_the_clock_says(tmp_path):
+    published, net = Published(tmp_path, keep=1), nn.Linear(2, 2)
+    old = published.publish(net, step=1, card={}).path
+    os.utime(old, (2**33, 2**33))  # of a clock that has been set back since
+    newest = published.publish(net, step=2, card={})
+    assert [path.name for path in (tmp_path / "published").glob("step-*")] == ["step-000000002"]
+    assert published.newest() == newest
+
+
+def test_more_may_be_kept_than_there_are(tmp_path):
+    published, net = Published(tmp_path, keep=9), nn.Linear(2, 2)
+    for step in (1, 2, 3, 4):
+        published.publish(net, step=step, card={})
+    assert len(list((tmp_path / "published").glob("step-*"))) == 4
+
+
+def test_what_a_killed_process_left_goes_away(tmp_path):
+    published, net = Published(tmp_path, keep=2), nn.Linear(2, 2)
+    published.publish(net, step=1, card={})
+    (tmp_path / "published" / ".step-000000002").mkdir()
+    published.publish(net, step=3, card={})
+    assert not list((tmp_path / "published").glob(".step-*"))
+
+
+def test_a_damaged_pointer_is_no_run_without_encoders(tmp_path):
+    published, net = Published(tmp_path, keep=2), nn.Linear(2, 2)
+    published.publish(net, step=1, card={})
+    (tmp_path / "published" / "latest.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"latest\.json cannot be read"):
+        published.newest()
+    assert published.publish(net, step=2, card={}) == published.newest()
+
+
+def test_an_old_one_that_cannot_be_removed_is_no_failure(tmp_path, monkeypatch, caplog):
+    published, net = Published(tmp_path, keep=1), nn.Linear(2, 2)
+    published.publish(net, step=1, card={})
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("online_swav.published.shutil.rmtree", lambda path, **_: refuse(path))
+    assert published.publish(net, step=2, card={}).step == published.newest().step == 2
+    assert "published_not_pruned" in caplog.text

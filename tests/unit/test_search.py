@@ -1,6 +1,7 @@
 """Searching embeddings: the nearest rows, the encoder they are of, and the page."""
 
 import re
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -66,6 +67,12 @@ def test_a_picture_finds_itself_first(place, tmp_path, capsys):
     assert search(place, "-k", "3", "--html", str(tmp_path / "page.html")) == 0
     said = capsys.readouterr().out
     assert re.search(r"1\s+1\.0000\s+b-2\s+b\.tar\s+2", said)
+    (place / "in" / "a.tar").rename(tmp_path / "a.tar")
+    try:
+        assert search(place, "-k", "15") == 0
+    finally:
+        (tmp_path / "a.tar").rename(place / "in" / "a.tar")
+    assert "no thumbnail" not in capsys.readouterr().out, "nobody asked for any"
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/jpeg") == 4
     assert "http" not in page.replace("http-equiv", "")
@@ -112,6 +119,10 @@ def test_mistakes_are_one_line(place, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "x.parquet").write_text("no table")
     pq.write_table(pq.read_table(place / "out.parquet").select(["key"]), tmp_path / "y.parquet")
+    shutil.copytree(place / "out.parquet.encoder", tmp_path / "z.parquet.encoder")
+    whole = (place / "out.parquet").read_bytes()
+    (tmp_path / "z.parquet").write_bytes(b"PAR1" + bytes(len(whole) * 3 // 4) + whole[
+        4 + len(whole) * 3 // 4 :])  # fmt: skip
     index, image = str(place / "out.parquet"), str(place / "query.jpg")
     for command, says in [
         (["--index", index, "--image", str(tmp_path / "text.jpg")], "text.jpg: "),
@@ -119,6 +130,7 @@ def test_mistakes_are_one_line(place, tmp_path, capsys, monkeypatch):
         (["--index", "gone.parquet", "--image", image], "it does not exist"),
         (["--index", str(tmp_path / "x.parquet"), "--image", image], "cannot be read"),
         (["--index", str(tmp_path / "y.parquet"), "--image", image], "not written by"),
+        (["--index", str(tmp_path / "z.parquet"), "--image", image], "z.parquet is damaged"),
         (["--index", index, "--image", image, "-k", "0"], "-k must be at least 1"),
         (["--index", index, "--image", image, "--html", "gone/x.html"], "does not exist"),
     ]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,7 +13,7 @@ from online_swav.config import RunConfig
 from online_swav.errors import ConfigError
 from online_swav.learning.kmeans import spherical_kmeans
 from online_swav.learning.ranks import SINGLE_RANK
-from online_swav.warm_start import require_fit
+from online_swav.warm_start import require_fit, warm_start
 from streams.testing import write_test_shards
 
 
@@ -54,7 +55,10 @@ def test_the_official_layout_is_taken_whole(config, tmp_path):
     trained = learner_of(config)
     state = {name.removeprefix("backbone."): v for name, v in trained.model.state_dict().items()}
     file = tmp_path / "swav.pth.tar"
-    torch.save({"state_dict": {f"module.{name}": v for name, v in state.items()}, "epoch": 3}, file)
+    # Its learning rate is one of NumPy's numbers, taken from the array of its schedule.
+    optimizer = {"state": {}, "param_groups": [{"lr": np.linspace(0, 4.8, 9)[3], "params": [0]}]}
+    torch.save({"state_dict": {f"module.{name}": v for name, v in state.items()}, "epoch": 3,
+                "optimizer": optimizer}, file)  # fmt: skip
     learner, _ = start(warm(config, tmp_path, file))
     assert same(learner, trained, where="")
     torch.save({f"module.{name}": value for name, value in state.items()}, file)  # as released
@@ -172,3 +176,39 @@ def test_files_that_are_none(config, tmp_path):
 def test_prototypes_without_a_source_have_no_meaning():
     with pytest.raises(ValueError, match="init_prototypes kmeans has a meaning with init_from"):
         RunConfig(init_prototypes="kmeans")
+
+
+class TwoRanks:
+    """One rank of two, after the other: what rank 0 gives, rank 1 receives."""
+
+    size = 2
+
+    def __init__(self, rank, given):
+        self.rank = rank
+        self._given = given
+
+    def sum(self, tensor):
+        if self.rank == 0:
+            self._given.append(tensor.clone())
+            return tensor
+        assert not tensor.any(), "only rank 0 adds something"
+        return self._given.pop(0)
+
+    max = sum
+
+    def gather(self, tensor, dim):  # noqa: ARG002 - a Ranks has it
+        return tensor
+
+
+def test_ranks_begin_with_the_same_weights_although_the_run_publishes_meanwhile(config, tmp_path):
+    publish(config, learner_of(config, seed=1), step=9)
+    wanted = warm(config, tmp_path, config.run)
+    given, learners = [], []
+    for rank in (0, 1):
+        learner = learner_of(wanted, seed=rank)
+        warm_start(wanted, learner, ranks=TwoRanks(rank, given))
+        learners.append(learner)
+        publish(config, learner_of(config, seed=2), step=10)
+    assert given == []
+    assert same(learners[0], learners[1], where="")
+    assert not same(learners[0], learner_of(config, seed=2), where="backbone.")

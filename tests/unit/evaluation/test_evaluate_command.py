@@ -55,7 +55,9 @@ def test_knn_beside_its_baselines(places, capsys):
     assert "raw pixels: " in err
     told = json.loads((places / "a.json").read_text())
     assert [column["trunk"] for column in told["results"]] == [
-        "shufflenet_v2_x0_5 at step 10", "shufflenet_v2_x0_5, random weights", "raw pixels"
+        "shufflenet_v2_x0_5 at step 10",
+        "shufflenet_v2_x0_5, random weights",
+        "raw pixels",
     ]
     assert "random is the same as shufflenet_v2_x0_5, random weights: judged once" in err
     assert told["settings"]["train"]["images"] == 40
