@@ -52,6 +52,9 @@ usage: online-swav COMMAND [options]      (online-swav COMMAND --help tells more
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before torch reads it. Threads that wait must let others run, of this command or another:
+    # tried on two cores, threads that spin made a cooldown beside its run 15 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     commands: dict[str, Callable[[list[str]], int]] = {
         "demo": demo, "train": train, "doctor": doctor, "status": status, "report": report,
         "ledger": ledger, "quarantine": quarantine, "evaluate": evaluate, "export": export,

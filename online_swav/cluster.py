@@ -191,8 +191,8 @@ def _ray_session(config: RunConfig) -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start a local one that ends with us."""
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Learner threads that wait must let the readers run: tried on two cores, threads that spin made
-    # steps of 1.5 s take up to 29 s while another process used a core.
+    # As the command has it, for who trains without it: learner threads that wait must let the
+    # readers run. Tried: steps of 1.5 s took up to 29 s while another process used a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Ray makes its workers nice by 15: tried on two cores, one busy process of somebody else's then
     # slowed the learner from 200 images/s to 3.

@@ -28,7 +28,8 @@ def cooldown(arguments: list[str]) -> int:
         description="Copies the newest checkpoint of a run, and trains the copy on the same stream "
         "for some steps, over which its rate falls to zero: what the encoder of a run that holds "
         "its rate can do. The run is only read, and may go on meanwhile; the copy has a book of "
-        "its own. Trains in this process, on one device, as many images in a step as the run.",
+        "its own. Trains in this process, on one device, as many images in a step as the run; with "
+        "half of this machine's cores while the run trains here too.",
         epilog="The copy is a run folder like every other: evaluate, export, embed and report take "
         "it. Stopped before its end, the same command with its --out goes on.",
     )
