@@ -156,6 +156,9 @@ def extract_features(
 
 
 def raw_pixel_features(images: UInt8[Tensor, "N 3 S S"]) -> Float[Tensor, "N F"]:
-    """Centred pixels of unit norm: the baseline that any encoder must beat."""
+    """Centred pixels of unit norm, every one of them: what the demo compares its probe with.
+
+    `evaluate` has the trunk `pixels`, which is pooled and normalised per channel.
+    """
     flat = images.flatten(1).float()
     return F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)

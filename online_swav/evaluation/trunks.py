@@ -79,7 +79,7 @@ class Trunk:
 class _CentredPixels(nn.Module):
     """Each image minus its own mean; larger ones as the means of 32 x 32 regions.
 
-    At 224 px raw pixels would be 150,528 numbers for each image, and no better.
+    At 224 px raw pixels would be 150,528 numbers for each image.
     """
 
     def forward(self, images: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N F"]:

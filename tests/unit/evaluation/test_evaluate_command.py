@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -110,8 +111,11 @@ def test_k_means_counts_what_decodes(tmp_path, places, capsys):
     assert "prototypes: NMI" in out
 
 
-def test_a_bare_trunk_does_not_stand_for_one_with_prototypes(places, capsys):
-    (bare,) = (places / "run" / "published").glob("*/backbone.safetensors")
+def test_a_bare_trunk_does_not_stand_for_one_with_prototypes(tmp_path, places, capsys):
+    (published,) = (places / "run" / "published").glob("step-*")
+    for name in ("backbone.safetensors", "card.json"):
+        shutil.copy(published / name, tmp_path)
+    bare = tmp_path / "backbone.safetensors"
     code, out, err = call(capsys, f"cluster --trunk {bare} --trunk {places / 'run'} "
                                   f"--test {places / 'test'}")  # fmt: skip
     assert code == 0, err
