@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from online_swav.commands.evaluate_linear import add_probe_options, probe_config
 from online_swav.commands.counting import counting
+from online_swav.commands.evaluate_linear import add_probe_options, probe_config
 from online_swav.commands.protocol import Protocol, judge, lay_out
 from online_swav.commands.protocol_options import add_shared_options
 

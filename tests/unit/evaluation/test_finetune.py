@@ -103,7 +103,7 @@ def test_no_test_image_decodes(trunk, coloured, monkeypatch, held_bytes):
     train, test = coloured
     for place in test.places:
         Path(place.path).unlink()
-    with pytest.raises(ConfigError, match="none of the 8 images in .*test decodes"):
+    with pytest.raises(ConfigError, match=r"none of the 8 images in .*test decodes"):
         finetune(trunk, train, test, config=dataclasses.replace(QUICK, epochs=1))
 
 

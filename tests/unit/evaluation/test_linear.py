@@ -136,7 +136,8 @@ def test_the_rate_falls_on_a_half_cosine_by_epoch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch": 0}, {"rates": ()}, {"rates": (0.1, 0.0)}, {"rates": (math.nan,)}]
+    "wrong",
+    [{"epochs": 0}, {"batch": 0}, {"rates": ()}, {"rates": (0.1, 0.0)}, {"rates": (math.nan,)}],
 )
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError, match="must be"):
@@ -174,7 +175,7 @@ def test_augmented_views_of_what_does_not_decode(coloured, caplog):
     for place in train.places:
         Path(place.path).unlink()
     test = torch.zeros(2, 3 * 32 * 32), torch.tensor([0, 1])
-    with pytest.raises(ConfigError, match="none of the 16 images in .* decodes"):
+    with pytest.raises(ConfigError, match=r"none of the 16 images in .* decodes"):
         linear_probe(augmented(trunk, train, config), *test, classes=2, config=config)
 
 

@@ -50,7 +50,7 @@ def test_names_on_one_side_and_numbers_on_the_other_need_as_many_classes(tmp_pat
     message = r"--train has 3 class folders with names and --test 2 classes by number"
     with pytest.raises(ConfigError, match=message):
         labelled_pair(folder, [str(tmp_path / "two")], size=8)
-    with pytest.raises(ConfigError, match="--test has 3 class folders.*--train 2 classes"):
+    with pytest.raises(ConfigError, match=r"--test has 3 class folders.*--train 2 classes"):
         labelled_pair([str(tmp_path / "two")], folder, size=8)
     sides = labelled_pair(folder, [str(tmp_path / "three")], size=8)
     assert sides[1].class_names == ("auk", "tit", "wren")
