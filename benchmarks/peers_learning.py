@@ -37,10 +37,11 @@ from rich.table import Table
 from torch import nn
 
 from online_swav.config import RunConfig
-from online_swav.errors import ConfigError, OnlineSwavError
-from online_swav.evaluation.data import LabelledImages, labelled_pair
+from online_swav.errors import OnlineSwavError
+from online_swav.evaluation.data import LabelledImages
 from online_swav.evaluation.knn import knn_accuracy
 from online_swav.evaluation.linear import LinearConfig, cached, linear_probe
+from online_swav.evaluation.pairs import labelled_pair
 from online_swav.learning.config import ModelConfig
 from online_swav.presets import preset
 from streams.config import CropFamily
@@ -183,12 +184,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One method from its first weights to its last judgement, in this process."""
     torch.set_num_threads(options.threads)
     config = recipe(options)
-    try:
-        train_set, test_set = labelled_pair(
-            options.images, options.test, size=config.probe.size, limit=options.probe_limit
-        )
-    except ConfigError as error:  # its flags are those of `online-swav evaluate`
-        raise ConfigError(str(error).replace("--train:", "--images:")) from error
+    train_set, test_set = labelled_pair(
+        options.images, options.test, size=config.probe.size, limit=options.probe_limit,
+        flags=("--images", "--test"),
+    )  # fmt: skip
     sides = train_set.held(), test_set.held()
     memory = PeakMemory(options.device)
     method = METHODS[options.only](plan_of(options, config))

@@ -14,9 +14,10 @@ from online_swav.books import rebuild
 from online_swav.checkpoint import Checkpoint, Checkpoints
 from online_swav.config import RunConfig
 from online_swav.errors import ConfigError
-from online_swav.evaluation.data import LabelledImages, labelled_images
+from online_swav.evaluation.data import LabelledImages
 from online_swav.evaluation.features import extract_features
 from online_swav.evaluation.knn import knn_accuracy
+from online_swav.evaluation.pairs import labelled_pair
 from online_swav.learning.learner import Learner
 from online_swav.learning.ranks import Ranks
 from online_swav.parallel import wrapper
@@ -98,25 +99,25 @@ def build_probe(config: RunConfig, *, device: torch.device) -> Callable[[nn.Modu
 
 
 def load_probe_images(config: RunConfig) -> tuple[LabelledImages, LabelledImages]:
-    """The labelled images of the probe: neighbours, then held-out ones.
+    """The labelled images of the probe: neighbours, then held-out ones, of the same classes.
 
     Raises:
-        ConfigError: If a pattern matches no shard, or the shards hold no labels.
+        ConfigError: If a pattern matches no shard, the shards hold no labels, or the classes of
+            the two sides do not fit.
     """
+    flags = ("--probe-train", "--probe-test")
+    sides = labelled_pair(
+        config.probe_train, config.probe_test, size=config.probe.size, limit=config.probe.limit,
+        limits=config.ingest.limits, flags=flags,
+    )  # fmt: skip
+    if sides[0].multi_label:
+        raise ConfigError(f"{flags[0]}: the probe needs one label for each image (KEY.cls)")
     loaded = []
-    for name in ("probe_train", "probe_test"):
+    for flag, side in zip(flags, sides, strict=True):
         try:
-            images = labelled_images(
-                getattr(config, name),
-                size=config.probe.size,
-                limit=config.probe.limit,
-                limits=config.ingest.limits,
-            )
-            if images.multi_label:
-                raise ConfigError("the probe needs one label for each image (KEY.cls)")
-            loaded.append(images.held())
+            loaded.append(side.held())
         except ConfigError as error:
-            raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
+            raise ConfigError(f"{flag}: {error}") from error
     return loaded[0], loaded[1]
 
 

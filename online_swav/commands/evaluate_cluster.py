@@ -8,12 +8,8 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
-from online_swav.commands.protocol import (
-    Protocol,
-    counting,
-    judge,
-    lay_out,
-)
+from online_swav.commands.counting import counting
+from online_swav.commands.protocol import Protocol, judge, lay_out
 from online_swav.commands.protocol_options import add_shared_options
 from online_swav.errors import ConfigError
 
@@ -61,8 +57,12 @@ def _run(options: argparse.Namespace) -> int:
                 )
             if enough:
                 seen = features_of(trunk, bench.test, cache=options.cache, advance=advance)
-                found = k_means(seen, clusters=clusters, seed=options.seed)
-                means = cluster_agreement(found, seen.labels, clusters=clusters)
+                if len(seen.labels) >= clusters:
+                    found = k_means(seen, clusters=clusters, seed=options.seed)
+                    means = cluster_agreement(found, seen.labels, clusters=clusters)
+                else:
+                    print(f"{trunk.name}: no k-means: {len(seen.labels)} images that decode "
+                          f"cannot make {clusters} clusters", file=sys.stderr)  # fmt: skip
         return ClusterResult(prototypes=prototypes, k_means=means)
 
     title = (

@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.list is not None and len(shares) > 1:
         raise ConfigError("--list needs the rates of one setting: --labels 1 or --labels 10")
     configs = {share: _config(share, options) for share in shares}
-    bench = lay_out(options)
+    bench = lay_out(options, official=True)
     if bench.train.multi_label:
         raise ConfigError("fine-tuning needs one label for each image (KEY.cls), not several")
     from online_swav.evaluation.finetune import FinetuneResults, finetune, trainable
@@ -107,7 +107,7 @@ def _title(bench: Bench, options: argparse.Namespace) -> str:
     part = "listed labels" if options.list is not None else "a part of the labels"
     return (
         f"fine-tuning on {part} of {len(bench.train)} images: {len(bench.test)} test images, "
-        f"{bench.test.num_classes} classes, {bench.test.size} px"
+        f"{bench.test.num_classes} classes, {bench.test.view}"
     )
 
 
@@ -115,7 +115,8 @@ FINETUNE = Protocol(
     name="finetune",
     help="trunk and head trained on 1%% and 10%% of the labels",
     description="SGD with rates of their own for trunk and head, on random crops and flips, as "
-    "SwAV's eval_semisup.py: 20 epochs, batches of 256, both rates times 0.2 after 12 and 16. On "
+    "SwAV's eval_semisup.py: 20 epochs, batches of 256, both rates times 0.2 after 12 and 16; test "
+    "images with the short side 256/224 of the square's. On "
     "a small data set that is few steps; --epochs and --batch-size give more. Raw pixels have no "
     "weights and are left out.",
     add_options=_add_options,

@@ -5,12 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from online_swav.commands.protocol import (
-    Protocol,
-    counting,
-    judge,
-    lay_out,
-)
+from online_swav.commands.counting import counting
+from online_swav.commands.protocol import Protocol, judge, lay_out
 from online_swav.commands.protocol_options import add_shared_options
 from online_swav.errors import ConfigError
 
@@ -36,7 +32,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     if min(options.k) < 1:
         raise ConfigError(f"-k must be at least 1, got {min(options.k)}")
-    if options.temperature <= 0:
+    if not options.temperature > 0:
         raise ConfigError(f"--temperature must be positive, got {options.temperature}")
     bench = lay_out(options)
     if bench.test.multi_label:
@@ -59,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
 
     title = (
         f"weighted k-NN, temperature {options.temperature}: {len(bench.test)} images among "
-        f"{len(bench.train)}, {bench.test.num_classes} classes, {bench.test.size} px"
+        f"{len(bench.train)}, {bench.test.num_classes} classes, {bench.test.view}"
     )
     return judge(KNN, options, bench, one, title=title,
                  settings={"k": ks, "temperature": options.temperature})  # fmt: skip

@@ -7,7 +7,8 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
-from online_swav.commands.protocol import Protocol, counting, judge, lay_out
+from online_swav.commands.counting import counting
+from online_swav.commands.protocol import Protocol, judge, lay_out
 from online_swav.commands.protocol_options import add_shared_options
 from online_swav.errors import ConfigError
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 def add_probe_options(parser: argparse.ArgumentParser) -> None:
     """How the linear heads are trained."""
     parser.add_argument("--preset", choices=("official", "sweep"), default="sweep",
-                        help="official: SwAV's, 100 epochs at rate 0.3, which was found for "
-                        "ResNet-50; sweep: ten rates in one pass (default: sweep)")  # fmt: skip
+                        help="official: SwAV's 100 epochs at rate 0.3, which was found for "
+                        "ResNet-50, and its test view, the short side 256/224 of the square's; "
+                        "sweep: ten rates in one pass, on the whole central square (default: "
+                        "sweep)")  # fmt: skip
     parser.add_argument("--rates", type=float, nargs="+", metavar="RATE",
                         help="learning rates, one head each, instead of the preset's")  # fmt: skip
     parser.add_argument("--epochs", type=int, help="instead of 100")
@@ -60,7 +63,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config = probe_config(options)
-    bench = lay_out(options)
+    bench = lay_out(options, official=options.preset == "official")
     if bench.test.multi_label:
         raise ConfigError(
             "the images have several labels each (KEY.json); `evaluate transfer` judges these"
@@ -99,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
 
     title = (
         f"linear probe, {mode}, {config.epochs} epochs: {len(bench.test)} images after "
-        f"{len(bench.train)}, {bench.test.num_classes} classes, {bench.test.size} px"
+        f"{len(bench.train)}, {bench.test.num_classes} classes, {bench.test.view}"
     )
     return judge(LINEAR, options, bench, one, title=title,
                  settings={"mode": mode, **dataclasses.asdict(config)})  # fmt: skip

@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from online_swav.commands.counting import counting
 from online_swav.commands.evaluate_linear import add_probe_options, probe_config
-from online_swav.commands.protocol import Protocol, counting, judge, lay_out
+from online_swav.commands.protocol import Protocol, judge, lay_out
 from online_swav.commands.protocol_options import add_shared_options
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config = probe_config(options)
-    bench = lay_out(options)
+    bench = lay_out(options, official=options.preset == "official")
     from online_swav.evaluation.features import features_of
     from online_swav.evaluation.transfer import transfer
 
@@ -40,17 +41,19 @@ def _run(options: argparse.Namespace) -> int:
 
     kind = "several labels for each image" if bench.test.multi_label else "one label for each image"
     title = (
-        f"transfer: {len(bench.test)} images after {len(bench.train)}, "
-        f"{bench.test.num_classes} classes, {kind}, {bench.test.size} px"
+        f"transfer, cached features: {len(bench.test)} images after {len(bench.train)}, "
+        f"{bench.test.num_classes} classes, {kind}, {bench.test.view}"
     )
     return judge(TRANSFER, options, bench, one, title=title,
-                 settings=dataclasses.asdict(config))  # fmt: skip
+                 settings={"mode": "cached", **dataclasses.asdict(config)})  # fmt: skip
 
 
 TRANSFER = Protocol(
     name="transfer",
     help="linear probe and k-NN on another data set: accuracy, or mAP for several labels",
-    description="Give another labelled data set with --train and --test. With one label for each "
+    description="Give another labelled data set with --train and --test. The probe learns from "
+    "features that are extracted once, with --preset official too (`evaluate linear` has augmented "
+    "views). With one label for each "
     "image (KEY.cls) both protocols report accuracy; with several (KEY.json: "
     '{"labels": [3, 7]}) mean average precision over the classes, as the area under precision over '
     "recall, and by the 11 points of VOC 2007. Several labels need scikit-learn: "

@@ -11,8 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from online_swav.evaluation.data import LabelledSet
-    from online_swav.evaluation.result import Result
+    from online_swav.evaluation.result import Judged, Result
     from online_swav.evaluation.trunks import Trunk
 
 
@@ -65,13 +64,16 @@ class Bench:
         return self.sides[-1]
 
 
-def lay_out(options: argparse.Namespace, *, train: bool = True, images: bool = True) -> Bench:
+def lay_out(
+    options: argparse.Namespace, *, train: bool = True, images: bool = True, official: bool = False
+) -> Bench:
     """Trunks and images as the shared options name them.
 
     Args:
         options: With the shared ones.
         train: As in `add_shared_options`.
         images: As there.
+        official: Whether pictures are cut as SwAV's evaluation does: with `OFFICIAL_MARGIN`.
 
     Raises:
         ConfigError: If something is missing, damaged, or does not fit.
@@ -87,11 +89,15 @@ def lay_out(options: argparse.Namespace, *, train: bool = True, images: bool = T
         if value is not None and value < 1:
             raise ConfigError(f"--{name} must be at least 1, got {value}")
 
+    if not 0 <= options.seed < 2**32:
+        raise ConfigError(f"--seed must be in [0, 2**32), got {options.seed}")
+
     from online_swav.assemble import choose_device
 
     device = choose_device(RunConfig(device=options.device))
     trunks = _trunks(options, device)
-    return Bench(trunks=trunks, sides=_sides(places, options, trunks), device=device)
+    sides = _sides(places, options, trunks, official=official)
+    return Bench(trunks=trunks, sides=sides, device=device)
 
 
 def _places(options: argparse.Namespace, *, train: bool) -> list[Sequence[str]]:
@@ -110,18 +116,21 @@ def _places(options: argparse.Namespace, *, train: bool) -> list[Sequence[str]]:
 
 
 def _sides(
-    places: list[Sequence[str]], options: argparse.Namespace, trunks: tuple[Trunk, ...]
-) -> tuple[LabelledSet, ...]:
-    from online_swav.evaluation.data import labelled_images, labelled_pair
+    places: list[Sequence[str]], options: argparse.Namespace, trunks: tuple[Trunk, ...], *,
+    official: bool,
+) -> tuple[LabelledSet, ...]:  # fmt: skip
+    from online_swav.evaluation.data import OFFICIAL_MARGIN, labelled_images
+    from online_swav.evaluation.pairs import labelled_pair
 
     if not places:
         return ()
+    margin = OFFICIAL_MARGIN if official else 1.0
     size = options.size or next((t.size for t in trunks if t.size), 224)
     print("reading the labels", file=sys.stderr)
     if len(places) == 2:
-        return labelled_pair(*places, size=size, limit=options.limit)
+        return labelled_pair(*places, size=size, limit=options.limit, margin=margin)
     try:
-        return (labelled_images(places[0], size=size, limit=options.limit),)
+        return (labelled_images(places[0], size=size, limit=options.limit, margin=margin),)
     except ConfigError as error:
         raise ConfigError(f"--test: {error}") from error
 
@@ -137,6 +146,8 @@ def judge(
 ) -> int:
     """Judge every trunk on the bench with `one`, print the table, write the JSON; the exit code.
 
+    Whatever ends it early, an error or Ctrl-C: the trunks that were judged are told first.
+
     Args:
         protocol: For its name.
         options: For what goes into the JSON of the shared ones, and its place.
@@ -146,28 +157,46 @@ def judge(
         settings: What else decided the numbers, for the JSON.
 
     Raises:
-        ConfigError: If the JSON cannot be written.
+        ConfigError: If the JSON cannot be written, or as `one` does.
     """
+    from online_swav.evaluation.result import Judged
+
+    judged: list[Judged] = []
+    shared = {"seed": options.seed, "device": str(bench.device), **_images(options, bench)}
+    try:
+        for trunk in bench.trunks:
+            begun = time.monotonic()
+            result = one(trunk)
+            seconds = time.monotonic() - begun
+            print(f"{trunk.name}: {seconds:.1f} s", file=sys.stderr)
+            judged.append(
+                Judged(trunk=trunk.name, result=result, seconds=seconds, facts=trunk.facts)
+            )
+    finally:
+        if judged:
+            complete = len(judged) == len(bench.trunks)
+            _tell(protocol, options, judged, title=title, settings=shared | settings,
+                  complete=complete)  # fmt: skip
+    return 0
+
+
+def _tell(
+    protocol: Protocol, options: argparse.Namespace, judged: Sequence[Judged], *, title: str,
+    settings: dict[str, Any], complete: bool,
+) -> None:  # fmt: skip
+    """The table, and the JSON if it is wanted."""
     from rich.console import Console
 
-    from online_swav.evaluation.result import Judged, table, to_json
+    from online_swav.evaluation.result import table, to_json
 
-    judged = []
-    for trunk in bench.trunks:
-        begun = time.monotonic()
-        result = one(trunk)
-        seconds = time.monotonic() - begun
-        print(f"{trunk.name}: {seconds:.1f} s", file=sys.stderr)
-        judged.append(Judged(trunk=trunk.name, result=result, seconds=seconds, facts=trunk.facts))
-    Console().print(table(title, judged))
+    Console().print(table(title if complete else f"{title} (not finished)", judged))
     if options.json is not None:
-        shared = {"seed": options.seed, "device": str(bench.device), **_images(options, bench)}
-        text = json.dumps(to_json(protocol.name, shared | settings, judged), indent=1)
+        told = to_json(protocol.name, settings, judged, complete=complete)
+        text = json.dumps(told, indent=1)
         try:
             options.json.write_text(text + "\n")
         except OSError as error:
             raise ConfigError(f"--json {options.json}: {error.strerror}") from error
-    return 0
 
 
 def _images(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
@@ -176,26 +205,11 @@ def _images(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
         return {}
     names = ("train", "test")[-len(bench.sides) :]
     return {
-        "size": bench.test.size, "limit": options.limit, "classes": bench.test.num_classes,
+        "size": bench.test.size, "short_side": bench.test.short_side, "limit": options.limit,
+        "classes": bench.test.num_classes,
         **{name: {"places": side.title, "images": len(side), "digest": side.digest}
            for name, side in zip(names, bench.sides, strict=True)},
     }  # fmt: skip
-
-
-@contextmanager
-def counting(words: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr while something is counted; nothing where stderr is no terminal.
-
-    Yields:
-        What is told how many more are done.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(words, total=total)
-        yield lambda more: progress.advance(task, more)
 
 
 def _config(run: Path | None) -> RunConfig | None:
@@ -213,7 +227,11 @@ def _trunks(options: argparse.Namespace, device: torch.device) -> tuple[Trunk, .
     for spec in (*specs, *options.trunk, *((RANDOM, PIXELS) if options.baselines else ())):
         like = trunks[0] if trunks else None
         trunk = trunk_from(spec, like=like, seed=options.seed, device=device)
-        same = next((t for t in trunks if t.identity == trunk.identity), None)
+        # Also head and prototypes: of two with one backbone, only one may have them.
+        same = next(
+            (t for t in trunks
+             if (t.identity, t.score_identity) == (trunk.identity, trunk.score_identity)), None
+        )  # fmt: skip
         if same is None:
             trunks.append(trunk)
         else:  # a torchvision trunk with random weights may be the baseline itself

@@ -28,7 +28,8 @@ def add_shared_options(
     what.add_argument(
         "--baselines",
         action="store_true",
-        help="two more columns: random weights of the same backbone, raw pixels",
+        help="two more columns: random weights of the same backbone, raw pixels (pooled to "
+        "at most 32 x 32)",
     )
     if images:
         _add_image_options(parser, train=train)

@@ -43,7 +43,7 @@ def search(arguments: list[str]) -> int:
 
     require_pyarrow()
     from online_swav.assemble import choose_device
-    from online_swav.commands.protocol import counting
+    from online_swav.commands.counting import counting
     from online_swav.embeddings.search import search as search_index
     from online_swav.embeddings.table import number_of_rows
 

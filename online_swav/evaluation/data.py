@@ -1,7 +1,7 @@
 """Labelled images to judge by: from shards or an image folder, decoded anew at every pass.
 
 Only places and labels are held, so a data set may be larger than the memory. A picture that does
-not decode is left out of every pass, and counted by nobody's accuracy.
+not decode is left out of every pass and of every accuracy; whoever makes the pass warns of it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from online_swav.errors import ConfigError
-from online_swav.evaluation.places import Found, Place, find
+from online_swav.evaluation.find import find
+from online_swav.evaluation.left_out import LeftOut
+from online_swav.evaluation.places import Found, Place
 from streams.config import LimitsConfig
 from streams.decode import decode_image
 from streams.errors import SampleError
+
+OFFICIAL_MARGIN = 256 / 224
+"""Of SwAV's test images: the short side is resized to 256 for a central square of 224."""
+_LONGEST = 16
+"""Sides beyond this ratio are cut before the resize: a ribbon resized whole fills a memory."""
 
 
 class Squares(NamedTuple):
@@ -44,10 +51,15 @@ class LabelledSet:
     """Int64 [N], or bool [N, C] where an image may have several labels."""
     class_names: tuple[str, ...]
     """By label; the numbers themselves where no names are known."""
+    names_known: bool
+    """Whether the classes have names: those of folders, numbers among them."""
     size: int
     """Side of the squares, in pixels."""
     digest: str
-    """Names exactly these images with these labels (not the size of the squares)."""
+    """Names exactly these images with these labels (not how the squares are cut)."""
+    margin: float = 1.0
+    """Short side of a picture over the side of its square: 1 leaves no margin beside the short
+    side, `OFFICIAL_MARGIN` what the official scripts leave."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def __len__(self) -> int:
@@ -63,6 +75,17 @@ class LabelledSet:
         """Whether an image may have several labels."""
         return self.labels.ndim == 2
 
+    @property
+    def short_side(self) -> int:
+        """What the short side of a picture is resized to, in pixels."""
+        return round(self.size * self.margin)
+
+    @property
+    def view(self) -> str:
+        """The squares in words, such as `224 px of 256`."""
+        of = f" of {self.short_side}" if self.short_side != self.size else ""
+        return f"{self.size} px{of}"
+
     def picture(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """A whole picture, as large as it is.
 
@@ -73,16 +96,30 @@ class LabelledSet:
         return torch.from_numpy(decode_image(data, self.limits)).permute(2, 0, 1)
 
     def squares(
-        self, indices: Sequence[int] | None = None, *, batch_size: int = 256
+        self,
+        indices: Sequence[int] | None = None,
+        *,
+        batch_size: int = 256,
+        left_out: LeftOut | None = None,
     ) -> Iterator[Squares]:
-        """The images as squares in batches: all of them, or those at `indices`, in that order."""
+        """The images as squares in batches: all of them, or those at `indices`, in that order.
+
+        Args:
+            indices: Positions in the set.
+            batch_size: Images at once, at most.
+            left_out: Told of what gives no picture.
+        """
         order = range(len(self)) if indices is None else indices
         for start in range(0, len(order), batch_size):
             good, images = [], []
             for index in order[start : start + batch_size]:
                 try:
-                    images.append(central_square(self.picture(index), self.size))
-                except SampleError:
+                    images.append(
+                        central_square(self.picture(index), self.size, short_side=self.short_side)
+                    )
+                except SampleError as error:
+                    if left_out is not None:
+                        left_out.note(index, error)
                     continue
                 good.append(index)
             if images:
@@ -108,18 +145,21 @@ class LabelledSet:
         )
 
     def held(self) -> LabelledImages:
-        """Every image decoded, in memory.
+        """Every image that decodes, in memory; warns of the others.
 
         Raises:
             ConfigError: If none decodes.
         """
-        parts = list(self.squares())
-        if not parts:
+        left_out = LeftOut(self.title, of=len(self))
+        images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
+        indices: list[int] = []
+        for part in self.squares(left_out=left_out):
+            images[len(indices) : len(indices) + len(part.indices)] = part.images
+            indices += part.indices.tolist()
+        if not indices:
             raise self.none_decodes()
-        return LabelledImages(
-            images=torch.cat([part.images for part in parts]),
-            labels=self.labels[torch.cat([part.indices for part in parts])],
-        )
+        left_out.tell()
+        return LabelledImages(images=images[: len(indices)], labels=self.labels[indices])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +176,7 @@ def labelled_images(
     size: int,
     limit: int | None = None,
     class_names: Sequence[str] | None = None,
+    margin: float = 1.0,
     limits: LimitsConfig | None = None,
 ) -> LabelledSet:
     """The labelled images of shards, or of an image folder.
@@ -144,10 +185,13 @@ def labelled_images(
         places: Tars, globs or folders of tars, where a label is the member KEY.cls (a number) or
             KEY.json (`{"labels": [3, 7]}`, several labels) beside KEY.jpg; or one folder of images
             in which the first folder below it is the class. Places may overlap.
-        size: Side of the squares: the short side is resized to it, the centre is taken.
+        size: Side of the squares: the short side is resized to it (see `margin`), the centre is
+            taken.
         limit: Images used at most. Shards, and classes of a folder, give equal shares; shards are
             expected to be shuffled over the classes.
-        class_names: Of an image folder, in the order of their labels; by default sorted.
+        class_names: Of an image folder, in the order of their labels; by default sorted, by value
+            where all are numbers. Shards have none.
+        margin: See `LabelledSet.margin`.
         limits: Caps on members and pictures.
 
     Raises:
@@ -163,30 +207,9 @@ def labelled_images(
     names = found.class_names or numbers(largest + 1)
     return LabelledSet(
         title=", ".join(places), places=found.places, labels=_labels(found, len(names)),
-        class_names=names, size=size, limits=limits, digest=_digest(found),
+        class_names=names, names_known=bool(found.class_names), size=size, margin=margin,
+        limits=limits, digest=_digest(found),
     )  # fmt: skip
-
-
-def labelled_pair(
-    train: Sequence[str], test: Sequence[str], *, size: int, limit: int | None = None
-) -> tuple[LabelledSet, LabelledSet]:
-    """Labelled images of both sides, with one and the same list of classes.
-
-    Raises:
-        ConfigError: As `labelled_images`, with the side named; or if the classes do not fit.
-    """
-    sides: list[LabelledSet] = []
-    for flag, places in (("--train", train), ("--test", test)):
-        names = None
-        if sides and sides[0].class_names != numbers(sides[0].num_classes):
-            names = sides[0].class_names
-        try:
-            sides.append(labelled_images(places, size=size, limit=limit, class_names=names))
-        except ConfigError as error:
-            raise ConfigError(f"{flag}: {error}") from error
-    _check_fit(*sides, limited=limit is not None)
-    most = max(sides, key=lambda side: side.num_classes)
-    return _widened(sides[0], most.class_names), _widened(sides[1], most.class_names)
 
 
 def numbers(count: int) -> tuple[str, ...]:
@@ -194,9 +217,14 @@ def numbers(count: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(count))
 
 
-def central_square(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 S S"]:
-    """Antialiased resize of the short side, then the central square."""
-    resized: Tensor = transforms.resize(image, [size], antialias=True)
+def central_square(
+    image: UInt8[Tensor, "3 h w"], size: int, *, short_side: int | None = None
+) -> UInt8[Tensor, "3 S S"]:
+    """Antialiased resize of the short side (to `size` by default), then the central square."""
+    longest = _LONGEST * min(image.shape[-2:])
+    if max(image.shape[-2:]) > longest:
+        image = transforms.center_crop(image, [min(side, longest) for side in image.shape[-2:]])
+    resized: Tensor = transforms.resize(image, [short_side or size], antialias=True)
     square: Tensor = transforms.center_crop(resized, [size, size])
     return square
 
@@ -216,38 +244,3 @@ def _digest(found: Found) -> str:
         digest.update(f"{place.path}\0{place.fingerprint}\0{place.at}\0{labels}\n".encode(
             "utf-8", "surrogateescape"))  # fmt: skip
     return digest.hexdigest()
-
-
-def _check_fit(train: LabelledSet, test: LabelledSet, *, limited: bool) -> None:
-    """See that what is asked of the test images can be known from the training images."""
-    if train.multi_label != test.multi_label:
-        one, several = ("--test", "--train") if train.multi_label else ("--train", "--test")
-        raise ConfigError(
-            f"{one} has one label for each image (KEY.cls) and {several} has several (KEY.json); "
-            "both sides must be labelled in the same way"
-        )
-    if train.multi_label:
-        known = train.labels.any(dim=0).nonzero().flatten()
-        asked = test.labels.nonzero()[:, 1]
-    else:
-        known, asked = train.labels.unique(), test.labels
-    strange = ~torch.isin(asked, known)
-    # A sample of many classes lacks some by chance; another data set lacks most.
-    allowed = 0.1 if limited else 0.0
-    if len(asked) and strange.float().mean().item() > allowed:
-        kinds = asked[strange].unique().tolist()
-        names = test.class_names
-        listed = ", ".join(names[kind] for kind in kinds[:8]) + ", ..." * (len(kinds) > 8)
-        raise ConfigError(
-            f"the classes differ: --train has {len(known)} and --test {len(asked.unique())}, "
-            f"of which {len(kinds)} never occur in --train (label {listed}); both sides must be "
-            "of one data set" + (", or --limit is too small for its classes" if limited else "")
-        )
-
-
-def _widened(side: LabelledSet, class_names: tuple[str, ...]) -> LabelledSet:
-    """The same set with as many classes as the other side has."""
-    labels = side.labels
-    if side.multi_label:
-        labels = torch.nn.functional.pad(labels, (0, len(class_names) - labels.shape[1]))
-    return dataclasses.replace(side, labels=labels, class_names=class_names)

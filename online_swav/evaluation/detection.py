@@ -119,7 +119,7 @@ def detection(
     with torch.random.fork_rng(devices=[trunk.device] if trunk.device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         model = detector(trunk, classes=len(_COLOURS) + 1, size=config.size)
-        wanted, held = trunk_tensors(trunk.backbone), model.backbone.body.state_dict()
+        wanted, held = weights_and_statistics(trunk.backbone), model.backbone.body.state_dict()
         loaded = [
             name for name, tensor in wanted.items()
             if name in held and torch.equal(held[name], tensor)
@@ -136,7 +136,7 @@ def is_resnet(trunk: Trunk) -> bool:
     return isinstance(trunk.backbone, ResNet)
 
 
-def trunk_tensors(backbone: nn.Module) -> dict[str, Tensor]:
+def weights_and_statistics(backbone: nn.Module) -> dict[str, Tensor]:
     """Weights and statistics by name; not the counters of batch norm."""
     return {
         name: tensor for name, tensor in backbone.state_dict().items()

@@ -1,6 +1,7 @@
 """Features on disk: one file for each trunk, data set, and size of pictures.
 
-A file that is damaged, or was made of something else, is passed over and made anew.
+A file that was made of something else, or whose header or length is wrong, is passed over and made
+anew. The numbers in it carry no checksum: delete the folder after a fault of the disk.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from online_swav.errors import ConfigError
 
-FORMAT = "1"
+FORMAT = "2"
+"""Another one for every change of what features are made of, or how they are named."""
 
 
 class FeatureCache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 from online_swav.errors import ConfigError
 from online_swav.evaluation.data import LabelledSet
 from online_swav.evaluation.feature_cache import FeatureCache
+from online_swav.evaluation.left_out import LeftOut, tell_left_out
 from online_swav.evaluation.trunks import Trunk
-
-logger = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
 
@@ -50,7 +48,8 @@ def features_of(
     Args:
         trunk: What sees them.
         data: The images.
-        cache: Folder in which features are kept, and looked for first.
+        cache: Folder in which features are kept, and looked for first. They are not kept while
+            the file of an image cannot be read: it may come back.
         batch_size: Images at once.
         advance: Told after each batch how many images it had.
 
@@ -77,7 +76,8 @@ def scores_of(
     """
     if trunk.score is None:
         raise ConfigError(f"{trunk.name} has no prototypes; give a run or one of its checkpoints")
-    return _seen(trunk.score, data, f"{trunk.identity} scores", f"{trunk.name} gives scores",
+    identity = f"{trunk.identity} scores {trunk.score_identity}"
+    return _seen(trunk.score, data, identity, f"{trunk.name} gives scores",
                  cache=cache, batch_size=batch_size, advance=advance)  # fmt: skip
 
 
@@ -86,27 +86,41 @@ def _seen(
     cache: Path | None, batch_size: int, advance: Advance,
 ) -> Features:  # fmt: skip
     kept = FeatureCache(cache) if cache is not None else None
-    key = f"{identity} {data.digest} {data.size}"
+    key = f"{identity} {data.digest} {data.size} {data.short_side}"
     found = kept.get(key) if kept is not None else None
     if found is not None:
         advance(len(data))
+        if len(found[1]) < len(data):
+            tell_left_out(len(data) - len(found[1]), of=len(data), title=data.title,
+                          why="they do not decode")  # fmt: skip
     else:
-        features, indices = [], []
-        for part in data.squares(batch_size=batch_size):
-            features.append(see(part.images))
-            indices.append(part.indices)
-            advance(len(part.indices))
-        if not features:
-            raise data.none_decodes()
-        found = torch.cat(features), torch.cat(indices)
+        left_out = LeftOut(data.title, of=len(data))
+        found = _made(see, data, left_out, batch_size=batch_size, advance=advance)
         if not found[0].isfinite().all():
             raise ConfigError(f"{words} that are not finite; take an earlier checkpoint")
-        if kept is not None:
+        if kept is not None and not left_out.unread:
             kept.put(key, *found)
-    if len(found[1]) < len(data):
-        logger.warning("images_left_out=%d of=%d in=%s: they do not decode",
-                       len(data) - len(found[1]), len(data), data.title)  # fmt: skip
+        left_out.tell()
     return Features(features=found[0], labels=data.labels[found[1]], indices=found[1])
+
+
+def _made(
+    see: Callable[[Tensor], Tensor], data: LabelledSet, left_out: LeftOut, *, batch_size: int,
+    advance: Advance,
+) -> tuple[Float[Tensor, "N F"], Int64[Tensor, " N"]]:  # fmt: skip
+    """Features and positions; written where they stay, for a large set fills half a memory."""
+    features = torch.empty(0)
+    indices: list[int] = []
+    for part in data.squares(batch_size=batch_size, left_out=left_out):
+        seen = see(part.images)
+        if not indices:
+            features = torch.empty(len(data), seen.shape[1])
+        features[len(indices) : len(indices) + len(seen)] = seen
+        indices += part.indices.tolist()
+        advance(len(seen))
+    if not indices:
+        raise data.none_decodes()
+    return features[: len(indices)], torch.tensor(indices)
 
 
 @torch.no_grad()
@@ -142,6 +156,9 @@ def extract_features(
 
 
 def raw_pixel_features(images: UInt8[Tensor, "N 3 S S"]) -> Float[Tensor, "N F"]:
-    """Centred pixels of unit norm: the baseline that any encoder must beat."""
+    """Centred pixels of unit norm, every one of them: what the demo compares its probe with.
+
+    `evaluate` has the trunk `pixels`, which is pooled and normalised per channel.
+    """
     flat = images.flatten(1).float()
     return F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)

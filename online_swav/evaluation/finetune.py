@@ -3,6 +3,7 @@
 `OFFICIAL` has its two settings, for 1% and 10% of ImageNet's labels: 20 epochs, batches of 256, no
 weight decay, both rates times 0.2 after epochs 12 and 16; they differ in the rates. On a data set
 with fewer images an epoch has fewer steps, and the rates may want more epochs or smaller batches.
+The official script's test images have `data.OFFICIAL_MARGIN`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 
 from online_swav.errors import ConfigError
 from online_swav.evaluation.data import LabelledSet
+from online_swav.evaluation.left_out import LeftOut
 from online_swav.evaluation.scoring import Measures, measure
 from online_swav.evaluation.trunks import Trunk
-from online_swav.evaluation.views import random_views, readable, shuffled_batches
+from online_swav.evaluation.views import shuffled_batches, views_of
 
 _HELD_BYTES = 2**30
 """Test images are decoded once if they need no more than this; else at every epoch."""
@@ -51,7 +53,7 @@ class FinetuneConfig:
                 f"epochs must be at least 1 and batch at least 2 (batch norm), got {self.epochs} "
                 f"and {self.batch}"
             )
-        if self.trunk_rate < 0 or self.head_rate <= 0:
+        if not self.trunk_rate >= 0 or not self.head_rate > 0:
             raise ValueError(
                 "the trunk's rate must be at least 0 and the head's above 0, got "
                 f"{self.trunk_rate:g} and {self.head_rate:g}"
@@ -75,7 +77,7 @@ class FinetuneResult:
     """What fine-tuning on some labels came to, on the test images."""
 
     images: int
-    """Labelled images used."""
+    """Labelled images trained on; what does not decode is none."""
     steps: int
     last: Measures
     best: Measures
@@ -126,9 +128,11 @@ def finetune(
         config: How.
         progress: Told after every epoch.
 
+    Images of either side that do not decode are warned of.
+
     Raises:
-        ConfigError: If there are fewer than two training images, an image has several labels, or
-            the trunk has nothing to train.
+        ConfigError: If there are fewer than two training images, an image has several labels, the
+            trunk has nothing to train, or no image of a side decodes.
     """
     if len(train) < 2:
         raise ConfigError(f"fine-tuning needs at least two labelled images, got {len(train)}")
@@ -164,20 +168,25 @@ def _finetuned(
     )
     model = nn.Sequential(backbone, head)
     look = _looks(test)
+    used: set[int] = set()
+    left_out = LeftOut(train.title, of=len(train))
     past: list[Measures] = []
     losses: list[float] = []
     steps = 0
     for epoch in range(config.epochs):
         model.train()
         heard = []
-        for views, labels in _batches(train, config, epoch):
-            loss = F.cross_entropy(model(trunk.normalized(views)).float(), labels.to(trunk.device))
+        for views, indices in _batches(train, config, epoch, left_out):
+            labels = train.labels[indices].to(trunk.device)
+            loss = F.cross_entropy(model(trunk.normalized(views)).float(), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             heard.append(loss.detach())
+            used.update(indices)
         if not heard:
             raise ConfigError(f"no two of the {len(train)} labelled images can be decoded")
+        left_out.tell()
         schedule.step()
         steps += len(heard)
         losses.append(float(torch.stack(heard).mean()))
@@ -186,27 +195,36 @@ def _finetuned(
             progress(epoch + 1, losses[-1], past[-1])
     best = max(range(len(past)), key=lambda e: past[e]["top-1"])
     return FinetuneResult(
-        images=len(train), steps=steps, last=past[-1], best=past[best], best_epoch=best + 1,
+        images=len(used), steps=steps, last=past[-1], best=past[best], best_epoch=best + 1,
         losses=tuple(losses),
     )  # fmt: skip
 
 
 def _batches(
-    train: LabelledSet, config: FinetuneConfig, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random views with their labels. A batch of one has no statistics for batch norm: left out."""
+    train: LabelledSet, config: FinetuneConfig, epoch: int, left_out: LeftOut
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Random views, with indices. A batch of one has no statistics for batch norm: left out."""
     for indices, seed in shuffled_batches(
         len(train), batch=config.batch, seed=config.seed, epoch=epoch
     ):
-        pictures, good = readable(train, indices)
+        views, good = views_of(train, indices, seed=seed, left_out=left_out)
         if len(good) > 1:
-            yield random_views(pictures, size=train.size, seed=seed), train.labels[good]
+            yield views, good
 
 
 def _looks(test: LabelledSet) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Begins a pass over the test images with their labels."""
+    """Begins a pass over the test images with their labels; the first one warns."""
     if len(test) * 3 * test.size**2 > _HELD_BYTES:
-        return lambda: ((part.images, test.labels[part.indices]) for part in test.squares())
+        left_out = LeftOut(test.title, of=len(test))
+
+        def decoded() -> Iterator[tuple[Tensor, Tensor]]:
+            for part in test.squares(left_out=left_out):
+                yield part.images, test.labels[part.indices]
+            if len(left_out) == len(test):
+                raise test.none_decodes()
+            left_out.tell()
+
+        return decoded
     held = test.held()
     return lambda: zip(held.images.split(256), held.labels.split(256), strict=True)
 

@@ -22,7 +22,8 @@ class KnnAccuracy:
     k: int
     top1: float
     top5: float
-    """The right class is among the five with the most votes, and has a vote."""
+    """The right class is among the five with the most votes, and has a vote. Of equal votes the
+    lower class goes first, as for top-1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +37,17 @@ class KnnResult:
     def rows(self) -> list[tuple[str, float]]:
         """See `result.Result`."""
         return [
-            *((f"top-1, k {one.k}", one.top1) for one in self.accuracies),
-            *((f"top-5, k {one.k}", one.top5) for one in self.accuracies),
+            *((f"top-1, {self._words(one)}", one.top1) for one in self.accuracies),
+            *((f"top-5, {self._words(one)}", one.top5) for one in self.accuracies),
         ]
+
+    def _words(self, one: KnnAccuracy) -> str:
+        return neighbours_in_words(one.k, self.train_images)
+
+
+def neighbours_in_words(k: int, images: int) -> str:
+    """Such as `k 20`; where there are fewer images, how many voted."""
+    return f"k {k}" if k <= images else f"k {k} (all {images})"
 
 
 def evaluate_knn(
@@ -140,9 +149,9 @@ def neighbour_votes(
         device: Where they are compared; votes are on the CPU.
 
     Raises:
-        ValueError: If a k < 1, temperature <= 0, or a side is empty.
+        ValueError: If a k < 1, temperature is not > 0, or a side is empty.
     """
-    if not ks or min(ks) < 1 or temperature <= 0:
+    if not ks or min(ks) < 1 or not temperature > 0:
         shown = ", ".join(str(k) for k in ks)
         raise ValueError(f"k must be >= 1 and temperature > 0, got {shown} and {temperature}")
     if not len(train_features) or not len(test_features):
@@ -157,7 +166,7 @@ def neighbour_votes(
         done = 0
         for k in sorted(ks):
             new = slice(done, k)
-            _add_votes(votes, train_labels[index[:, new]], weights[:, new])
+            _add_votes(votes, train_labels, index[:, new], weights[:, new])
             done = k
             found[k] = votes.clone()
         yield found
@@ -180,18 +189,23 @@ def _nearest(
 
 
 def _add_votes(
-    votes: Float[Tensor, "B C"], labels: Shaped[Tensor, "B n *C"], weights: Float[Tensor, "B n"]
+    votes: Float[Tensor, "B C"],
+    labels: Shaped[Tensor, N * C],
+    index: Int64[Tensor, "B n"],
+    weights: Float[Tensor, "B n"],
 ) -> None:
     """Add the votes of some neighbours, in place."""
-    if labels.ndim == 2:
-        votes.scatter_add_(1, labels, weights)
-    else:
-        votes += torch.einsum("bn,bnc->bc", weights, labels.float())
+    if labels.ndim == 1:
+        votes.scatter_add_(1, labels[index], weights)
+        return
+    for neighbour, weight in zip(index.T, weights.T, strict=True):  # never all of them times C
+        votes += weight[:, None] * labels[neighbour]
 
 
 def _right(votes: Float[Tensor, "B C"], labels: Int64[Tensor, " B"]) -> tuple[int, int]:
     """Rows whose class wins, and rows whose class is among the five first."""
     own = votes.gather(1, labels[:, None])
-    first = votes.argmax(dim=1) == labels
-    fifth = ((votes > own).sum(dim=1) < 5) & (own[:, 0] > 0)
-    return int(first.sum()), int(fifth.sum())
+    lower = torch.arange(votes.shape[1]) < labels[:, None]
+    ahead = ((votes > own) | ((votes == own) & lower)).sum(dim=1)
+    fifth = (ahead < 5) & (own[:, 0] > 0)
+    return int((ahead == 0).sum()), int(fifth.sum())

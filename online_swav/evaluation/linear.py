@@ -1,9 +1,10 @@
 """The linear probe: classifiers on a frozen trunk, as in the official eval_linear.py.
 
-`OFFICIAL` is its protocol: 100 epochs, rate 0.3 on a cosine by epoch, batches of 256, momentum 0.9,
-weight decay 1e-6. It was found for ResNet-50 at 224 px; `SWEEP` tries a range of rates in the same
-pass. The rate is then chosen by the last epoch's figure on the test images, as the official script
-chooses its best epoch: with a fixed rate, the last epoch's figure chose nothing.
+`OFFICIAL` is its training: 100 epochs, rate 0.3 on a cosine by epoch, batches of 256, momentum 0.9,
+weight decay 1e-6; its protocol has augmented views, and test images with `data.OFFICIAL_MARGIN`.
+It was found for ResNet-50 at 224 px; `SWEEP` tries a range of rates in the same pass. The rate is
+then chosen by the last epoch's figure on the test images, as the official script chooses its best
+epoch: with a fixed rate, the last epoch's figure chose nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from online_swav.evaluation.data import LabelledSet
 from online_swav.evaluation.heads import LinearHeads
+from online_swav.evaluation.left_out import LeftOut
 from online_swav.evaluation.scoring import Measures, measure
 from online_swav.evaluation.trunks import Trunk
-from online_swav.evaluation.views import random_views, readable, shuffled_batches
+from online_swav.evaluation.views import shuffled_batches, views_of
 
 Epochs = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """The batches of an epoch: features [B, F], labels [B] or [B, C]."""
@@ -30,7 +32,7 @@ Progress = Callable[[int, Measures], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearConfig:
-    """How the heads are trained. The defaults are the official protocol."""
+    """How the heads are trained. The defaults are the official script's."""
 
     epochs: int = 100
     rates: tuple[float, ...] = (0.3,)
@@ -45,7 +47,7 @@ class LinearConfig:
             raise ValueError(
                 f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}"
             )
-        if not self.rates or min(self.rates) <= 0:
+        if not self.rates or not all(rate > 0 for rate in self.rates):
             raise ValueError(f"learning rates must be > 0, got {self.rates}")
 
 
@@ -104,16 +106,22 @@ def cached(
 
 
 def augmented(trunk: Trunk, train: LabelledSet, config: LinearConfig) -> Epochs:
-    """Random views through the frozen trunk, new ones every epoch."""
+    """Random views through the frozen trunk, new ones every epoch.
+
+    The iteration raises ConfigError if no image decodes, and warns once of those that do not.
+    """
+    left_out = LeftOut(train.title, of=len(train))
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for indices, seed in shuffled_batches(
             len(train), batch=config.batch, seed=config.seed, epoch=epoch
         ):
-            pictures, good = readable(train, indices)
-            if pictures:
-                views = random_views(pictures, size=train.size, seed=seed)
+            views, good = views_of(train, indices, seed=seed, left_out=left_out)
+            if good:
                 yield trunk(views), train.labels[good]
+        if len(left_out) == len(train):
+            raise train.none_decodes()
+        left_out.tell()
 
     return batches
 
@@ -138,7 +146,11 @@ def linear_probe(
         config: How.
         device: Where the heads are trained.
         progress: Told after every epoch.
+
+    Raises:
+        ConfigError: As `epochs` does.
     """
+    test_features = test_features.to(device)  # once, not for every head and epoch
     heads = LinearHeads(
         rates=config.rates, classes=classes, features=test_features.shape[1],
         momentum=config.momentum, weight_decay=config.weight_decay, seed=config.seed, device=device,

@@ -28,7 +28,7 @@ class Judged:
     seconds: float
     """Wall time of the protocol, features included."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """About the trunk, for the JSON: step, backbone, preprocessing."""
+    """About the trunk, for the JSON: see `Trunk.facts`."""
 
 
 def table(title: str, judged: Sequence[Judged]) -> Table:
@@ -44,16 +44,20 @@ def table(title: str, judged: Sequence[Judged]) -> Table:
     return drawn
 
 
-def to_json(protocol: str, settings: dict[str, Any], judged: Sequence[Judged]) -> dict[str, Any]:
+def to_json(
+    protocol: str, settings: dict[str, Any], judged: Sequence[Judged], *, complete: bool
+) -> dict[str, Any]:
     """Everything in plain values.
 
     Args:
         protocol: Its name.
         settings: What decided the numbers: places, sizes, limits, seeds.
         judged: The columns.
+        complete: Whether every trunk was judged.
     """
     return {
         "protocol": protocol,
+        "complete": complete,
         "settings": settings,
         "results": [
             {"trunk": column.trunk, "seconds": round(column.seconds, 2), **column.facts,
@@ -66,4 +70,7 @@ def to_json(protocol: str, settings: dict[str, Any], judged: Sequence[Judged]) -
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    # A small one, such as a learning rate, would be cut to zeros.
+    return f"{value:g}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"

@@ -56,6 +56,8 @@ def mean_average_precision(scores: Float[Tensor, "M C"], labels: Bool[Tensor, "M
     ):
         areas.append(average_precision_score(truth, score))
         precision, recall, _ = precision_recall_curve(truth, score)
+        # The last point is scikit-learn's own, precision 1 at recall 0, whatever ranks first.
+        precision, recall = precision[:-1], recall[:-1]
         points.append(sum(precision[recall >= step / 10].max() for step in range(11)) / 11)
     return {
         "mAP": float(sum(areas) / len(areas)),

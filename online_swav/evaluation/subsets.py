@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from online_swav.errors import ConfigError
+from streams.reader import IMAGE_SUFFIXES
 
 
 def stratified(labels: Int64[Tensor, " N"], *, fraction: float, seed: int) -> list[int]:
@@ -73,4 +74,4 @@ def listed(names: Sequence[str], file: Path) -> list[int]:
 def _key(name: str) -> str:
     last = PurePosixPath(name.strip()).name
     stem, dot, suffix = last.rpartition(".")
-    return stem if dot and suffix.lower() in ("jpg", "jpeg", "png", "webp") else last
+    return stem if dot and suffix.lower() in IMAGE_SUFFIXES else last

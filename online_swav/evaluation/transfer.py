@@ -14,7 +14,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from online_swav.evaluation.features import Features
-from online_swav.evaluation.knn import KS, TEMPERATURE, evaluate_knn, neighbour_votes
+from online_swav.evaluation.knn import (
+    KS,
+    TEMPERATURE,
+    evaluate_knn,
+    neighbour_votes,
+    neighbours_in_words,
+)
 from online_swav.evaluation.linear import LinearConfig, LinearResult, Progress, cached, linear_probe
 from online_swav.evaluation.scoring import mean_average_precision
 
@@ -70,7 +76,7 @@ def transfer(
         ).rows()
     else:
         found = [
-            (f"{name}, k {k}", value)
+            (f"{name}, {neighbours_in_words(k, len(train.labels))}", value)
             for k, shares in _vote_shares(train, test, ks, temperature, device).items()
             for name, value in mean_average_precision(shares, test.labels).items()
         ]

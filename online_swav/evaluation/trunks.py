@@ -6,30 +6,33 @@ Words for a trunk (`--trunk`; the first form also `--run`):
     torchvision:NAME                a torchvision model with random weights
     torchvision:NAME:FILE           and with the weights of a .pth or .safetensors file
     random                          random weights of the same backbone as the run's
-    pixels                          no model at all: the baseline that any encoder must beat
+    pixels                          no model at all, pixels of at most 32 x 32 regions: the
+                                    baseline that any encoder must beat
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from online_swav.encoder import Encoder
 from online_swav.errors import ConfigError
 from online_swav.learning.model import build_backbone
-from online_swav.weights import read_weights
+from online_swav.weights import fit, misfits_in_words, read_weights
 
 RGB = tuple[float, float, float]
 IMAGENET_MEAN: RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD: RGB = (0.229, 0.224, 0.225)
 RANDOM, PIXELS, TORCHVISION = "random", "pixels", "torchvision"
+_PIXELS_SIDE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,8 +46,6 @@ class Trunk:
     """Short words for tables."""
     backbone: nn.Module
     """Normalized float [N, 3, S, S] to features [N, F], on `device`. Train a copy, never this."""
-    feature_dim: int | None
-    """F; None where it depends on the size of the images: raw pixels."""
     device: torch.device
     mean: RGB
     std: RGB
@@ -58,6 +59,8 @@ class Trunk:
     """K; None without any."""
     score: Callable[[UInt8[Tensor, "N 3 S S"]], Float[Tensor, "N K"]] | None = None
     """Cosines to the prototypes, on the CPU, of pictures at `size`; None without prototypes."""
+    score_identity: str | None = None
+    """Names exactly this head and these prototypes; None without prototypes."""
 
     def normalized(self, images: UInt8[Tensor, "N 3 S S"]) -> Float[Tensor, "N 3 S S"]:
         """What the backbone takes, on `device`."""
@@ -74,9 +77,14 @@ class Trunk:
 
 
 class _CentredPixels(nn.Module):
-    """Each image minus its own mean."""
+    """Each image minus its own mean; larger ones as the means of 32 x 32 regions.
+
+    At 224 px raw pixels would be 150,528 numbers for each image.
+    """
 
     def forward(self, images: Float[Tensor, "N 3 S S"]) -> Float[Tensor, "N F"]:
+        if images.shape[-1] > _PIXELS_SIDE:
+            images = F.adaptive_avg_pool2d(images, _PIXELS_SIDE)
         flat = images.flatten(1)
         return flat - flat.mean(dim=1, keepdim=True)
 
@@ -100,7 +108,7 @@ def trunk_from(
     if kind == TORCHVISION and colon:
         return _torchvision(rest, seed=seed, device=device)
     if spec == PIXELS:
-        return _trunk("raw pixels", (_CentredPixels(), None), device)
+        return _trunk("raw pixels", _CentredPixels(), device)
     if spec == RANDOM:
         return _random(like, seed=seed, device=device)
     if not Path(spec).exists():
@@ -113,6 +121,7 @@ def trunk_from(
 
 def _encoder(encoder: Encoder, device: torch.device) -> Trunk:
     told, card = encoder.card["preprocessing"], encoder.card
+    size = int(told["size"])
 
     def score(images: UInt8[Tensor, "N 3 S S"]) -> Float[Tensor, "N K"]:
         scores = encoder.scores(images)
@@ -123,14 +132,17 @@ def _encoder(encoder: Encoder, device: torch.device) -> Trunk:
              if name in card}  # fmt: skip
     return _trunk(
         encoder.name,
-        (encoder.backbone, encoder.feature_dim),
+        encoder.backbone,
         device,
         mean=_rgb(told["mean"]),
         std=_rgb(told["std"]),
-        size=int(told["size"]),
+        size=size,
         facts=facts | {"path": str(encoder.place)},
         prototypes=encoder.num_prototypes,
         score=None if encoder.num_prototypes is None else score,
+        score_identity=(
+            None if encoder.num_prototypes is None else _digest(encoder.weights.head, size)
+        ),
     )
 
 
@@ -160,7 +172,7 @@ def _torchvision(words: str, *, seed: int, device: torch.device) -> Trunk:
         raise ConfigError(f"torchvision:{words}: {error}") from error
     facts: dict[str, Any] = {"backbone": name}
     if file:
-        _load(built[0], name, file)
+        _load(built, name, file)
         facts["path"] = file
     else:
         facts["seed"] = seed
@@ -168,26 +180,24 @@ def _torchvision(words: str, *, seed: int, device: torch.device) -> Trunk:
     return _trunk(title, built, device, size=224, facts=facts)
 
 
-def _built(name: str, *, small_stem: bool, seed: int) -> tuple[nn.Module, int]:
+def _built(name: str, *, small_stem: bool, seed: int) -> nn.Module:
+    # Drawn on the CPU; `torch.manual_seed` would seed the generators of GPUs too.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_backbone(name, small_stem=small_stem)
+        torch.default_generator.manual_seed(seed)
+        return build_backbone(name, small_stem=small_stem)[0]
 
 
 def _load(backbone: nn.Module, name: str, file: str) -> None:
     """Put a file's weights into the backbone; a classifier in the file is passed over."""
-    weights = read_weights(file).backbone
-    own = backbone.state_dict()
-    try:
-        backbone.load_state_dict({k: v for k, v in weights.items() if k in own})
-    except RuntimeError as error:
-        first = " ".join(line.strip() for line in str(error).splitlines()[1:2])
-        raise ConfigError(f"{file} does not fit torchvision's {name}: {first[:300]}") from error
+    taken, misfits = fit(backbone.state_dict(), read_weights(file).backbone)
+    if misfits:
+        raise ConfigError(f"{file} does not fit torchvision's {name}: {misfits_in_words(misfits)}")
+    backbone.load_state_dict(taken)
 
 
 def _trunk(
     name: str,
-    built: tuple[nn.Module, int | None],
+    backbone: nn.Module,
     device: torch.device,
     *,
     mean: RGB = IMAGENET_MEAN,
@@ -196,25 +206,30 @@ def _trunk(
     facts: dict[str, Any] | None = None,
     prototypes: int | None = None,
     score: Callable[[Tensor], Tensor] | None = None,
+    score_identity: str | None = None,
 ) -> Trunk:
-    backbone, feature_dim = built
-    digest = hashlib.blake2b(f"{type(backbone).__name__} {mean} {std}".encode(), digest_size=12)
-    for key, value in sorted(backbone.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return Trunk(
         name=name,
         backbone=backbone.eval().to(device),
-        feature_dim=feature_dim,
         device=device,
         mean=mean,
         std=std,
-        identity=digest.hexdigest(),
+        identity=_digest(backbone.state_dict(), type(backbone).__name__, mean, std),
         size=size,
         facts=facts or {},
         prototypes=prototypes,
         score=score,
+        score_identity=score_identity,
     )
+
+
+def _digest(tensors: Mapping[str, Tensor], *facts: object) -> str:
+    """Names exactly these tensors and facts."""
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=12)
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _rgb(values: Any) -> RGB:

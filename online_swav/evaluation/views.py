@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -10,32 +10,50 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from online_swav.evaluation.data import LabelledSet
+from online_swav.evaluation.left_out import LeftOut
 from streams.errors import SampleError
 
 
 def random_views(
-    pictures: Sequence[UInt8[Tensor, "3 _ _"]], *, size: int, seed: int
+    pictures: Iterable[UInt8[Tensor, "3 _ _"]], *, size: int, seed: int
 ) -> UInt8[Tensor, "B 3 S S"]:
-    """RandomResizedCrop and a flip with torchvision's own ranges, as SwAV's evaluation has them."""
+    """RandomResizedCrop and a flip with torchvision's own ranges, as SwAV's evaluation has them.
+
+    Pictures are asked for one by one: only the one that is cropped is held whole.
+    """
     view = v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
-    # torchvision draws from torch's global state: ours is put back afterwards.
+    # torchvision draws from torch's global state on the CPU, which is put back afterwards. Not
+    # `torch.manual_seed`: that would seed the generators of GPUs too.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return torch.stack([view(picture) for picture in pictures])
+        torch.default_generator.manual_seed(seed)
+        views = [view(picture) for picture in pictures]
+    return torch.stack(views) if views else torch.empty(0, 3, size, size, dtype=torch.uint8)
 
 
-def readable(
-    labelled: LabelledSet, indices: Int64[Tensor, " B"]
-) -> tuple[list[UInt8[Tensor, "3 _ _"]], list[int]]:
-    """The whole pictures at `indices` that decode, and which these are."""
-    pictures, good = [], []
-    for index in indices.tolist():
-        try:
-            pictures.append(labelled.picture(index))
-        except SampleError:
-            continue
-        good.append(index)
-    return pictures, good
+def views_of(
+    labelled: LabelledSet, indices: Int64[Tensor, " B"], *, seed: int, left_out: LeftOut
+) -> tuple[UInt8[Tensor, "B 3 S S"], list[int]]:
+    """Random views of the pictures at `indices` that decode, and which these are.
+
+    Args:
+        labelled: Their set.
+        indices: Positions in it.
+        seed: Of the draws.
+        left_out: Told of the others.
+    """
+    good: list[int] = []
+
+    def pictures() -> Iterator[Tensor]:
+        for index in indices.tolist():
+            try:
+                picture = labelled.picture(index)
+            except SampleError as error:
+                left_out.note(index, error)
+                continue
+            good.append(index)
+            yield picture
+
+    return random_views(pictures(), size=labelled.size, seed=seed), good
 
 
 def shuffled_batches(

@@ -27,9 +27,8 @@ def spherical_kmeans(
     points = F.normalize(embeddings, dim=1)
     centres = points[torch.randperm(len(points), generator=generator)[:k]]
     for _ in range(iterations):
-        nearest = [part @ centres.T for part in points.split(_CHUNK)]
-        cosine, winner = (torch.cat(parts) for parts in
-                          zip(*(part.max(dim=1) for part in nearest), strict=True))  # fmt: skip
+        nearest = [(part @ centres.T).max(dim=1) for part in points.split(_CHUNK)]
+        cosine, winner = (torch.cat(parts) for parts in zip(*nearest, strict=True))
         sums = torch.zeros_like(centres).index_add_(0, winner, points)
         idle = torch.bincount(winner, minlength=k) == 0
         sums[idle] = points[cosine.argsort()[: int(idle.sum())]]

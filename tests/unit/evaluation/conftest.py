@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from online_swav.evaluation.data import labelled_pair
+from online_swav.evaluation.pairs import labelled_pair
 
 
 def write_coloured(folder, *, count, seed):

@@ -6,9 +6,11 @@ import json
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
 
 from online_swav.errors import ConfigError
-from online_swav.evaluation.data import labelled_images, labelled_pair
+from online_swav.evaluation.data import OFFICIAL_MARGIN, central_square, labelled_images
+from online_swav.evaluation.pairs import labelled_pair
 from streams.errors import DecodeError
 from streams.pack import write_shard
 from streams.testing import jpeg_bytes, truncate, write_test_shards
@@ -135,7 +137,7 @@ def test_classes_that_training_never_saw_are_refused(tmp_path):
     test = shards(tmp_path / "test", labels=lambda i: i % 3)
     with pytest.raises(ConfigError, match=r"--train has 2 and --test 3.*label 2"):
         labelled_pair(train, test, size=16)
-    with pytest.raises(ConfigError, match="--limit is too small"):
+    with pytest.raises(ConfigError, match="the limit is too small"):
         labelled_pair(train, test, size=16, limit=6)
     many = shards(tmp_path / "many", samples_per_shard=40, labels=lambda i: int(i == 39))
     with pytest.raises(ConfigError, match="the classes differ"):
@@ -192,3 +194,31 @@ def test_grey_and_transparent_pictures_become_three_colours(tmp_path):
         (tmp_path / name / "x.png").write_bytes(buffer.getvalue())
     images = labelled_images([str(tmp_path)], size=8).held().images
     assert images[:, :, 0, 0].tolist() == [[128] * 3, [255] * 3]
+
+
+def test_the_official_margin_leaves_the_border_away(tmp_path):
+    pixels = torch.full((256, 256, 3), 255, dtype=torch.uint8)
+    pixels[16:-16, 16:-16] = 7
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels.numpy()).save(tmp_path / "a" / "x.png")
+    whole = labelled_images([str(tmp_path)], size=224)
+    official = labelled_images([str(tmp_path)], size=224, margin=OFFICIAL_MARGIN)
+    assert (whole.view, official.view) == ("224 px", "224 px of 256")
+    assert official.held().images.unique().tolist() == [7]
+    assert 255 in whole.held().images
+
+
+def test_a_ribbon_is_cut_before_it_is_resized(monkeypatch):
+    sides = []
+    resize = transforms.resize
+
+    def noted(image, *arguments, **options):
+        sides.append(max(image.shape))
+        return resize(image, *arguments, **options)
+
+    monkeypatch.setattr(transforms, "resize", noted)
+    ribbon = torch.zeros(3, 2, 50_000, dtype=torch.uint8)
+    ribbon[..., 24_998:25_002] = 200
+    assert central_square(ribbon, 8).float().mean() > 100, "the centre is looked at"
+    assert central_square(torch.zeros(3, 40, 30, dtype=torch.uint8), 8).shape == (3, 8, 8)
+    assert sides == [32, 40]

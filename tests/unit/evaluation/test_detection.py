@@ -11,7 +11,7 @@ from online_swav.evaluation.detection import (
     detection,
     detector,
     drawn,
-    trunk_tensors,
+    weights_and_statistics,
 )
 from online_swav.evaluation.trunks import trunk_from
 from online_swav.learning.model import build_backbone
@@ -24,7 +24,9 @@ def test_every_weight_arrives_and_the_loss_falls():
     before = {name: tensor.clone() for name, tensor in trunk.backbone.state_dict().items()}
     result = detection(trunk, config=CONFIG)
     assert result.tensors == result.tensors_wanted == 100  # 20 convolutions, 20 norms of four
-    assert result.parameters == sum(t.numel() for t in trunk_tensors(trunk.backbone).values())
+    assert result.parameters == sum(
+        t.numel() for t in weights_and_statistics(trunk.backbone).values()
+    )
     assert len(result.losses) == 4
     assert result.losses[-1] < result.losses[0]
     rows = dict(result.rows())
@@ -41,7 +43,7 @@ def test_a_stem_for_small_pictures_goes_along():
     small, _ = build_backbone("resnet18", small_stem=True)
     model = detector(dataclasses.replace(trunk, backbone=small.eval()), classes=4, size=64)
     held = model.backbone.body.state_dict()
-    assert all(torch.equal(held[name], t) for name, t in trunk_tensors(small).items())
+    assert all(torch.equal(held[name], t) for name, t in weights_and_statistics(small).items())
 
 
 def test_the_detector_normalizes_as_the_trunk():

@@ -1,13 +1,20 @@
 """`online-swav evaluate` as a user calls it: tables, JSON, and one line for every mistake."""
 
+import argparse
 import dataclasses
 import json
+import shutil
 
 import pytest
+import torch
 from encoder_example import K, learner_of, publish, run_config
 
 from online_swav.cli import main
 from online_swav.commands.evaluate import PROTOCOLS
+from online_swav.commands.protocol import Bench, judge
+from online_swav.errors import ConfigError
+from online_swav.evaluation.data import LabelledSet
+from online_swav.evaluation.trunks import trunk_from
 from streams.synthetic import write_synthetic_shard
 from streams.testing import jpeg_bytes, write_test_shards
 
@@ -44,7 +51,7 @@ def call(capsys, command):
     return code, said.out, said.err
 
 
-def test_knn_beside_its_baselines(places, capsys):
+def test_knn_beside_its_baselines(places, capsys, monkeypatch):
     command = (f"knn --run {places / 'run'} --baselines --trunk torchvision:shufflenet_v2_x0_5 "
                f"--limit 40 --cache {places / 'cache'} --json {places / 'a.json'}")  # fmt: skip
     code, out, err = call(capsys, command)
@@ -54,6 +61,7 @@ def test_knn_beside_its_baselines(places, capsys):
         assert words in " ".join(out.split()), out
     assert "raw pixels: " in err
     told = json.loads((places / "a.json").read_text())
+    assert told["complete"] is True
     assert [column["trunk"] for column in told["results"]] == [
         "shufflenet_v2_x0_5 at step 10",
         "shufflenet_v2_x0_5, random weights",
@@ -62,7 +70,9 @@ def test_knn_beside_its_baselines(places, capsys):
     assert "random is the same as shufflenet_v2_x0_5, random weights: judged once" in err
     assert told["settings"]["train"]["images"] == 40
     assert all(0 <= value <= 1 for one in told["results"] for value in one["values"].values())
-    call(capsys, command.replace("a.json", "b.json"))
+    monkeypatch.setattr(LabelledSet, "picture", None)  # nothing is decoded
+    code, _, err = call(capsys, command.replace("a.json", "b.json"))
+    assert code == 0, err
     again = json.loads((places / "b.json").read_text())
     assert [one["values"] for one in again["results"]] == [
         one["values"] for one in told["results"]
@@ -90,10 +100,60 @@ def test_fewer_images_than_prototypes_leave_the_prototypes(places, capsys):
     assert "k-means" not in out
 
 
-@pytest.mark.parametrize("protocol", [protocol.name for protocol in PROTOCOLS])
+def test_k_means_counts_what_decodes(tmp_path, places, capsys):
+    for number in range(K):
+        folder = tmp_path / "images" / f"class{number}"
+        folder.mkdir(parents=True)
+        (folder / "x.jpg").write_bytes(jpeg_bytes(number) if number else b"no picture")
+    code, out, err = call(capsys, f"cluster --run {places / 'run'} --test {tmp_path / 'images'}")
+    assert code == 0
+    assert f"no k-means: {K - 1} images that decode cannot make {K} clusters" in err
+    assert "prototypes: NMI" in out
+
+
+def test_a_bare_trunk_does_not_stand_for_one_with_prototypes(tmp_path, places, capsys):
+    (published,) = (places / "run" / "published").glob("step-*")
+    for name in ("backbone.safetensors", "card.json"):
+        shutil.copy(published / name, tmp_path)
+    bare = tmp_path / "backbone.safetensors"
+    code, out, err = call(capsys, f"cluster --trunk {bare} --trunk {places / 'run'} "
+                                  f"--test {places / 'test'}")  # fmt: skip
+    assert code == 0, err
+    assert "prototypes: NMI" in out
+    assert "judged once" not in err
+
+
+def test_what_was_judged_before_an_error_is_told(tmp_path, capsys):
+    class Found:
+        def rows(self):
+            return [("learning rate", 1e-5), ("top-1", 0.25), ("steps", 4000)]
+
+    def one(trunk):
+        if trunk.name != "raw pixels":
+            raise ConfigError("it cannot be judged")
+        return Found()
+
+    trunks = trunk_from("pixels"), trunk_from("torchvision:shufflenet_v2_x0_5")
+    bench = Bench(trunks=trunks, sides=(), device=torch.device("cpu"))
+    options = argparse.Namespace(seed=0, json=tmp_path / "a.json")
+    with pytest.raises(ConfigError, match="it cannot be judged"):
+        judge(PROTOCOLS[0], options, bench, one, title="a title", settings={})
+    out = " ".join(capsys.readouterr().out.split())
+    for words in ("a title (not finished)", "learning rate │ 1e-05", "0.2500", "4,000"):
+        assert words in out, out
+    told = json.loads((tmp_path / "a.json").read_text())
+    assert told["complete"] is False
+    assert [column["trunk"] for column in told["results"]] == ["raw pixels"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
 def test_help_names_every_option_with_words(protocol, capsys):
+    parser = argparse.ArgumentParser()
+    protocol.add_options(parser)
+    bare = [action.option_strings for action in parser._actions if not action.help]
+    assert bare == []
     with pytest.raises(SystemExit) as left:
-        main(["evaluate", protocol, "--help"])
+        main(["evaluate", protocol.name, "--help"])
     assert left.value.code == 0
     assert "--json FILE" in capsys.readouterr().out
 
@@ -115,6 +175,8 @@ def test_help_names_every_option_with_words(protocol, capsys):
         ("knn --run {tmp}/run --limit 0", "--limit must be at least 1"),
         ("knn --run {tmp}/run -k 0", "-k must be at least 1"),
         ("knn --run {tmp}/run --temperature 0", "--temperature must be positive"),
+        ("knn --run {tmp}/run --temperature nan", "--temperature must be positive"),
+        ("cluster --run {tmp}/run --seed -1", "--seed must be in [0, 2**32), got -1"),
         ("knn --run {tmp}/run --json {tmp}/no/x.json", "the folder does not exist"),
         ("cluster --trunk pixels --test {tmp}/test", "raw pixels has no prototypes"),
     ],

@@ -1,6 +1,8 @@
 """Fine-tuning: the official settings, the schedule, what is trained, and the same number twice."""
 
 import dataclasses
+import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +87,26 @@ def test_many_test_images_are_decoded_anew_and_score_the_same(trunk, coloured, m
     assert finetune(trunk, *coloured, config=QUICK) == held
 
 
+def test_images_that_do_not_decode_are_told_and_not_counted(trunk, coloured, caplog):
+    train, test = coloured
+    Path(train.places[3].path).write_bytes(b"no picture")
+    Path(test.places[0].path).write_bytes(b"no picture")
+    result = finetune(trunk, train, test, config=dataclasses.replace(QUICK, epochs=2))
+    assert result.images == 15
+    assert caplog.text.count("images_left_out=1 of=16") == 1
+    assert caplog.text.count("images_left_out=1 of=8") == 1
+
+
+@pytest.mark.parametrize("held_bytes", [0, 2**30])
+def test_no_test_image_decodes(trunk, coloured, monkeypatch, held_bytes):
+    monkeypatch.setattr(module, "_HELD_BYTES", held_bytes)
+    train, test = coloured
+    for place in test.places:
+        Path(place.path).unlink()
+    with pytest.raises(ConfigError, match=r"none of the 8 images in .*test decodes"):
+        finetune(trunk, train, test, config=dataclasses.replace(QUICK, epochs=1))
+
+
 def test_what_cannot_be_fine_tuned(trunk, coloured):
     train, test = coloured
     with pytest.raises(ConfigError, match="raw pixels has no weights"):
@@ -96,7 +118,11 @@ def test_what_cannot_be_fine_tuned(trunk, coloured):
         finetune(trunk, several, test, config=QUICK)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch": 1}, {"head_rate": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"batch": 1}, {"head_rate": 0.0}, {"head_rate": math.nan},
+     {"trunk_rate": math.nan}],
+)  # fmt: skip
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError, match="must be"):
         dataclasses.replace(QUICK, **wrong)

@@ -1,11 +1,13 @@
 """The linear probe: against torch's SGD, on separable features, and the same number twice."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from online_swav.errors import ConfigError
 from online_swav.evaluation.heads import LinearHeads
 from online_swav.evaluation.linear import (
     OFFICIAL,
@@ -85,14 +87,13 @@ def test_separable_features_reach_all():
 def test_the_same_number_twice_and_another_with_another_seed():
     config = LinearConfig(epochs=2, rates=(0.0001, 0.001), batch=8)
     assert probe(config) == probe(config)
-    features, labels = blobs(30, classes=3, seed=1)
+    features, _ = blobs(30, classes=3, seed=1)
     orders = [
         torch.cat([labels for _, labels in cached(features, torch.arange(30), c)(epoch)]).tolist()
         for c, epoch in ((config, 0), (config, 1), (LinearConfig(seed=1), 0))
     ]
     assert all(sorted(order) == list(range(30)) for order in orders)
     assert orders[0] != orders[1] != orders[2] != orders[0]
-    assert labels.shape == (30,)
 
 
 def test_last_and_best_are_apart():
@@ -135,7 +136,8 @@ def test_the_rate_falls_on_a_half_cosine_by_epoch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch": 0}, {"rates": ()}, {"rates": (0.1, 0.0)}]
+    "wrong",
+    [{"epochs": 0}, {"batch": 0}, {"rates": ()}, {"rates": (0.1, 0.0)}, {"rates": (math.nan,)}],
 )
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError, match="must be"):
@@ -163,6 +165,36 @@ def test_augmented_views_are_new_every_epoch_and_the_same_for_a_seed(coloured):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_augmented_views_of_what_does_not_decode(coloured, caplog):
+    train, _ = coloured
+    trunk, config = trunk_from("pixels"), LinearConfig(epochs=2, batch=8, rates=(0.001,))
+    Path(train.places[3].path).write_bytes(b"no picture")
+    epochs = augmented(trunk, train, config)
+    assert [sum(len(labels) for _, labels in epochs(epoch)) for epoch in (0, 1)] == [15, 15]
+    assert caplog.text.count("images_left_out=1 of=16") == 1, "told once"
+    for place in train.places:
+        Path(place.path).unlink()
+    test = torch.zeros(2, 3 * 32 * 32), torch.tensor([0, 1])
+    with pytest.raises(ConfigError, match=r"none of the 16 images in .* decodes"):
+        linear_probe(augmented(trunk, train, config), *test, classes=2, config=config)
+
+
+def test_pictures_are_asked_for_one_by_one_and_the_draws_are_the_same():
+    pictures = [torch.randint(256, (3, 30, 40), dtype=torch.uint8) for _ in range(3)]
+    events = []
+
+    def one_by_one():
+        for number, picture in enumerate(pictures):
+            events.append(number)
+            yield picture
+            events.append("cropped")
+
+    views = random_views(one_by_one(), size=8, seed=1)
+    assert torch.equal(views, random_views(pictures, size=8, seed=1))
+    assert events == [0, "cropped", 1, "cropped", 2, "cropped"]
+    assert random_views([], size=8, seed=1).shape == (0, 3, 8, 8)
+
+
 def test_views_have_the_size_and_batches_their_own_seeds():
     views = random_views([torch.zeros(3, 50, 20, dtype=torch.uint8)] * 2, size=16, seed=0)
     assert views.shape == (2, 3, 16, 16)
@@ -186,3 +218,11 @@ def test_average_precision_by_hand():
     found = mean_average_precision(scores, labels)  # the class that never occurs is left out
     assert found["mAP"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["mAP 11-point"] == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+
+
+def test_eleven_points_where_the_first_in_rank_is_wrong():
+    """VOC 2007 takes the highest precision among real points: none has precision 1 here."""
+    found = mean_average_precision(
+        torch.tensor([[0.9], [0.1]]), torch.tensor([[False], [True]])
+    )  # fmt: skip
+    assert found["mAP 11-point"] == pytest.approx(0.5)

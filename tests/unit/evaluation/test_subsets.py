@@ -56,6 +56,12 @@ def test_wrong_lists(tmp_path, text, said):
         listed([*NAMES, "a/twice.jpg", "b/twice.jpg"], file)
 
 
+def test_every_suffix_of_an_image_is_left_away(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("a\nb.PPM\n")
+    assert listed(["x/a.bmp", "x/b.ppm", "x/c.gif"], file) == [0, 1]
+
+
 def test_a_list_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         listed(NAMES, tmp_path / "none.txt")

@@ -46,8 +46,12 @@ def test_linear_in_both_modes(typed):
 
 
 def test_the_official_preset_is_augmented_at_one_rate(typed):
-    _, settings, _ = typed("linear", "--preset", "official", "--epochs", "1", trunks=("pixels",))
+    _, settings, output = typed(
+        "linear", "--preset", "official", "--epochs", "1", trunks=("pixels",)
+    )  # fmt: skip
     assert (settings["mode"], settings["rates"], settings["batch"]) == ("augmented", [0.3], 256)
+    assert (settings["size"], settings["short_side"]) == (32, 37)
+    assert "32 px of 37" in " ".join(output.out.split())
 
 
 def test_finetune_on_both_parts_leaves_pixels_out(typed):
@@ -61,6 +65,7 @@ def test_finetune_on_both_parts_leaves_pixels_out(typed):
     assert settings["labels"]["1"]["trunk_rate"] == 0.02
     assert settings["labels"]["10"]["decay_epochs"] == [1, 2]
     assert settings["labels"]["10"]["head_rate"] == 0.02
+    assert (settings["size"], settings["short_side"]) == (32, 37)
     assert "raw pixels: no weights to fine-tune, left out" in output.err
     assert "10%: epoch 2 of 2, loss" in output.err
 
@@ -82,7 +87,13 @@ def test_names_in_shards_are_the_keys(tmp_path):
 
 
 def test_transfer(typed):
-    values, _, output = typed("transfer", "--rates", "0.001", "--epochs", "3", trunks=("pixels",))
+    values, settings, output = typed(
+        "transfer", "--rates", "0.001", "--epochs", "3", trunks=("pixels",)
+    )  # fmt: skip
+    assert (settings["mode"], settings["short_side"]) == ("cached", 32)
+    assert "cached features" in output.out
+    _, settings, _ = typed("transfer", "--preset", "official", "--epochs", "1", trunks=("pixels",))
+    assert (settings["mode"], settings["short_side"]) == ("cached", 37)
     assert values["raw pixels"]["linear top-1, last epoch"] == 1.0
     assert values["raw pixels"]["k-NN top-1, k 5"] == 1.0
     assert "one label" in output.out
@@ -105,6 +116,8 @@ def test_detection_needs_no_images_and_leaves_out_what_is_no_resnet(typed):
     [
         (["linear", "--epochs", "0"], "at least 1"),
         (["linear", "--rates", "0"], "must be > 0"),
+        (["linear", "--rates", "nan"], "must be > 0"),
+        (["linear", "--seed", "-1"], "--seed must be in"),
         (["transfer", "--batch-size", "0"], "at least 1"),
         (["finetune", "--epochs", "0"], "--epochs must be at least 1"),
         (["finetune", "--batch-size", "1"], "at least 2"),

@@ -58,19 +58,21 @@ def test_features_without_meaning_come_to_the_share_of_the_labels():
 
 
 def test_votes_are_compared_between_images_by_their_share():
-    """One lone sure neighbour must rank above a crowd of halves."""
+    """One lone sure neighbour ranks above a crowd that is divided: 1 vote of 1, 2 of 4."""
+    crowd = [0.0, 1.0]
     train = Features(
-        features=torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.05, 1.0]]),
-        labels=torch.tensor([[True, False], [False, True], [True, False], [True, False]]),
-        indices=torch.arange(4),
+        features=torch.tensor([[1.0, 0.0], crowd, crowd, crowd, crowd]),
+        labels=torch.tensor([[True, False], *[[True, False]] * 2, *[[False, True]] * 2]),
+        indices=torch.arange(5),
     )
     test = Features(
-        features=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
-        labels=torch.tensor([[False, True], [True, False]]),
+        features=torch.tensor([[1.0, 0.0], crowd]),
+        labels=torch.tensor([[True, False], [False, True]]),
         indices=torch.arange(2),
     )
-    rows = dict(transfer(train, test, classes=2, config=CONFIG, ks=(2,)).rows())
-    assert rows["k-NN mAP, k 2"] == 1.0
+    rows = dict(transfer(train, test, classes=2, config=CONFIG, ks=(4, 9)).rows())
+    assert rows["k-NN mAP, k 4"] == 1.0
+    assert rows["k-NN mAP, k 9 (all 5)"] == 1.0
 
 
 def test_no_label_at_all():
