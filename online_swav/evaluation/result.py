@@ -34,7 +34,7 @@ class Judged:
 def table(title: str, judged: Sequence[Judged]) -> Table:
     """One row for each number, one column for each trunk."""
     drawn = Table(title=title, title_justify="left")
-    drawn.add_column("")
+    drawn.add_column("", no_wrap=True)
     for column in judged:
         drawn.add_column(column.trunk, justify="right")
     values = [dict(column.result.rows()) for column in judged]
