@@ -31,7 +31,7 @@ class Agreement:
     clusters: int
     images: int
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """See `result.Result`."""
         return [
             ("NMI", self.nmi), ("ARI", self.ari), ("purity", self.purity),
@@ -48,7 +48,7 @@ class ClusterResult:
     k_means: Agreement | None
     """k-means of the features, which every trunk has; None for fewer images than clusters."""
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """See `result.Result`."""
         ways = (("prototypes", self.prototypes), ("k-means", self.k_means))
         return [(f"{way}: {name}", value) for way, found in ways if found is not None

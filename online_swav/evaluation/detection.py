@@ -64,7 +64,7 @@ class DetectionResult:
     losses: tuple[float, ...]
     """Sum of the detector's four losses, at every step."""
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """Counts, then the loss of every step."""
         counts = [("trunk tensors loaded", self.tensors), ("of", self.tensors_wanted),
                   ("trunk parameters loaded", self.parameters)]  # fmt: skip

@@ -87,7 +87,7 @@ class FinetuneResult:
     losses: tuple[float, ...]
     """Mean training loss of every epoch."""
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """Last and best, and how much went into it."""
         rows = [(f"{name}, last epoch", value) for name, value in self.last.items()]
         rows += [(f"{name}, best epoch", value) for name, value in self.best.items()]
@@ -104,7 +104,7 @@ class FinetuneResults:
     parts: tuple[tuple[str, FinetuneResult], ...]
     """Each with its words for a table, such as 10%."""
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """The rows of every part, in turn."""
         return [
             (f"{words}: {name}", value) for words, part in self.parts for name, value in part.rows()

@@ -34,7 +34,7 @@ class KnnResult:
     train_images: int
     test_images: int
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """See `result.Result`."""
         return [
             *((f"top-1, {self._words(one)}", one.top1) for one in self.accuracies),

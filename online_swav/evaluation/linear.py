@@ -78,7 +78,7 @@ class LinearResult:
         """Highest in the last epoch, by the first measure; the smallest such rate."""
         return max(self.heads, key=lambda head: (next(iter(head.last.values())), -head.rate))
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """The chosen head's figures, then every rate's."""
         chosen = self.chosen
         rows = [(f"{name}, last epoch", value) for name, value in chosen.last.items()]

@@ -13,7 +13,7 @@ from rich.table import Table
 class Result(Protocol):
     """What one protocol found about one trunk: a frozen dataclass."""
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """Name and value of every number, in the order of a table; a count is an int."""
         ...
 
@@ -67,7 +67,7 @@ def to_json(
     }  # fmt: skip
 
 
-def _number(value: float | None) -> str:
+def _number(value: int | float | None) -> str:
     if value is None:
         return ""
     if isinstance(value, int):

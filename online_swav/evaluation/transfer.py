@@ -33,7 +33,7 @@ class TransferResult:
     neighbours: tuple[tuple[str, float], ...]
     """Name and value of the k-NN figures."""
 
-    def rows(self) -> list[tuple[str, float]]:
+    def rows(self) -> list[tuple[str, int | float]]:
         """The probe's rows, then those of k-NN."""
         linear = [(f"linear {name}", value) for name, value in self.linear.rows()]
         return linear + [(f"k-NN {name}", value) for name, value in self.neighbours]

@@ -32,7 +32,7 @@ def random_views(
 
 def views_of(
     labelled: LabelledSet, indices: Int64[Tensor, " B"], *, seed: int, left_out: LeftOut
-) -> tuple[UInt8[Tensor, "B 3 S S"], list[int]]:
+) -> tuple[UInt8[Tensor, "_ 3 S S"], list[int]]:
     """Random views of the pictures at `indices` that decode, and which these are.
 
     Args:

@@ -52,7 +52,8 @@ def call(capsys, command):
 
 
 def test_knn_beside_its_baselines(places, capsys, monkeypatch):
-    command = (f"knn --run {places / 'run'} --baselines --trunk torchvision:shufflenet_v2_x0_5 "
+    model = "torchvision:shufflenet_v2_x0_5"
+    command = (f"knn --run {places / 'run'} --baselines --trunk {model} --trunk {model} "
                f"--limit 40 --cache {places / 'cache'} --json {places / 'a.json'}")  # fmt: skip
     code, out, err = call(capsys, command)
     assert code == 0
@@ -65,9 +66,10 @@ def test_knn_beside_its_baselines(places, capsys, monkeypatch):
     assert [column["trunk"] for column in told["results"]] == [
         "shufflenet_v2_x0_5 at step 10",
         "shufflenet_v2_x0_5, random weights",
+        "random weights",  # normalised as the run's
         "raw pixels",
     ]
-    assert "random is the same as shufflenet_v2_x0_5, random weights: judged once" in err
+    assert f"{model} is the same as shufflenet_v2_x0_5, random weights: judged once" in err
     assert told["settings"]["train"]["images"] == 40
     assert all(0 <= value <= 1 for one in told["results"] for value in one["values"].values())
     monkeypatch.setattr(LabelledSet, "picture", None)  # nothing is decoded
