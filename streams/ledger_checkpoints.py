@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streams.ledger_decisions import LedgerDecisions
-from streams.ledger_delta import Delta
+from streams.ledger_delta import ClaimsOfBatch, Delta
 from streams.ledger_schema import INDEXES_AND_TRIGGERS, SHARD_COLUMNS, TRIGGERS, sum_totals
 
 
@@ -22,12 +22,8 @@ class LedgerCheckpoints(LedgerDecisions):
                 version=self._meta("version"),
                 shards=tuple(self._db.execute(
                     f"SELECT {columns} FROM shards WHERE version > ?", (since_version,))),
-                claims=tuple(
-                    (*batch, tuple(map(int, indexes.split(","))))
-                    for *batch, indexes in self._db.execute(  # in the order of the index
-                        "SELECT step, rank, shard, pass, group_concat(idx) FROM claims "
-                        "WHERE step > ? AND step <= ? GROUP BY step, rank, shard, pass",
-                        (since_step, step))),
+                claims=self._claims(since_step, step),
+                ahead=self._claims(step, None),
                 rejects=tuple(self._db.execute(
                     "SELECT shard, idx, pass, reason FROM rejects WHERE version > ?",
                     (since_version,))),
@@ -35,10 +31,20 @@ class LedgerCheckpoints(LedgerDecisions):
                     "SELECT shard, idx FROM skips WHERE version > ?", (since_version,))),
             )  # fmt: skip
 
+    def _claims(self, above: int, upto: int | None) -> tuple[ClaimsOfBatch, ...]:
+        return tuple(
+            (*batch, tuple(map(int, indexes.split(","))))
+            for *batch, indexes in self._db.execute(  # in the order of the index
+                "SELECT step, rank, shard, pass, group_concat(idx) FROM claims "
+                "WHERE step > ? AND step <= coalesce(?, step) GROUP BY step, rank, shard, pass",
+                (above, upto))
+        )  # fmt: skip
+
     def apply(self, deltas: Sequence[Delta], *, folded_step: int) -> None:
         """Rebuild: enter the deltas of checkpoints, oldest first, into an empty or older book.
 
-        Claims that `fold(folded_step)` would forget are not entered one by one.
+        Claims that `fold(folded_step)` would forget are not entered one by one. The book is then of
+        the last checkpoint's step: what was claimed ahead of it is undone.
         """
         numbers, passes = SHARD_COLUMNS.index("number"), SHARD_COLUMNS.index("pass")
         states = SHARD_COLUMNS.index("state")
@@ -75,6 +81,14 @@ class LedgerCheckpoints(LedgerDecisions):
                 self._db.executemany("INSERT OR REPLACE INTO skips VALUES (?, ?, ?)",
                                      [(*row, delta.version) for row in delta.skips])  # fmt: skip
                 self._set_meta("version", delta.version)
+            for delta in deltas[-1:]:
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
+                    ((number, pass_number, index, step, rank)
+                     for step, rank, number, pass_number, indexes in delta.ahead
+                     for index in indexes),
+                )  # fmt: skip
+                self._roll_back(delta.step)
             self._db.execute(
                 "UPDATE shards SET state = 'unread' WHERE state IN ('leased', 'delivered')"
             )

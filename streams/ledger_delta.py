@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+ClaimsOfBatch = tuple[int, int, int, int, tuple[int, ...]]
+"""Step, rank, shard number, pass, indexes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
@@ -19,8 +22,11 @@ class Delta:
     """The book's version at this point; the next delta starts here."""
     shards: tuple[tuple[Any, ...], ...]
     """Rows of changed shards, in the order of the book's columns."""
-    claims: tuple[tuple[int, int, int, int, tuple[int, ...]], ...]
+    claims: tuple[ClaimsOfBatch, ...]
     """Rows (step, rank, shard number, pass, indexes): what one batch has of one shard."""
+    ahead: tuple[ClaimsOfBatch, ...] = ()
+    """The same of steps above `step`: a batch is claimed while the one before is trained, and the
+    rows of `shards` count it already."""
     rejects: tuple[tuple[int, int, int, str], ...]
     """Rows (shard number, index, pass, reason)."""
     skips: tuple[tuple[int, int], ...]
@@ -37,5 +43,6 @@ class Delta:
         raw = json.loads(text)
         for name in ("shards", "rejects", "skips"):
             raw[name] = tuple(map(tuple, raw[name]))
-        raw["claims"] = tuple((*batch, tuple(indexes)) for *batch, indexes in raw["claims"])
+        for name in ("claims", "ahead"):
+            raw[name] = tuple((*batch, tuple(indexes)) for *batch, indexes in raw.get(name, ()))
         return Delta(**raw)

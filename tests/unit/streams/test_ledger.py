@@ -317,6 +317,33 @@ def test_deltas_rebuild_the_book(ledger, tmp_path, folded_step, from_a_copy):
     rebuilt.close()
 
 
+@pytest.mark.parametrize("rolled_back", [False, True])
+def test_a_batch_claimed_ahead_of_the_checkpoint_is_not_in_the_rebuilt_book(
+    ledger, tmp_path, rolled_back
+):
+    ledger.add([shard("a"), shard("b")])
+    lease = ledger.lease("w", generation=0)
+    claim(ledger, lease, [0, 1], step=1)
+    ledger.finish(lease, num_samples=4, fault=None)
+    claim(ledger, lease, [2, 3], step=2)  # while step 1 is trained; the shard is done by it
+    deltas = [ledger.delta(step=1, since_step=-1, since_version=0)]
+    if rolled_back:  # the run died, went on from step 1, and trained other images
+        ledger.begin(1)
+        lease = ledger.lease("w", generation=ledger.generation)
+        claim(ledger, lease, [3], step=2)
+        deltas.append(ledger.delta(step=2, since_step=1, since_version=deltas[0].version))
+    rebuilt = Ledger(tmp_path / "rebuilt.sqlite")
+    rebuilt.apply([Delta.from_json(delta.to_json()) for delta in deltas], folded_step=-1)
+    assert rebuilt.verify() == []
+    counts = rebuilt.counts()["s"]
+    assert counts.trained == (3 if rolled_back else 2)
+    assert counts.shards["done"] == 0
+    again = rebuilt.lease("w", generation=rebuilt.begin(2 if rolled_back else 1))
+    assert again.shard.url == "/data/a.tar"
+    assert again.skip == (((0, 2), (3, 4)) if rolled_back else ((0, 2),))
+    rebuilt.close()
+
+
 def test_a_file_that_is_no_book_is_named(tmp_path):
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"not a database at all, but long enough to be looked at" * 20)
