@@ -50,7 +50,8 @@ from streams.synthetic import write_synthetic_shard
 
 K, TEMPERATURE = 20, 0.07
 BANK = 4096
-PROBE_RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
+PROBE_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Features have the norm that the backbone gives them: after short training 0.01 is the best."""
 
 
 class PeakMemory:
