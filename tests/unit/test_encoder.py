@@ -172,7 +172,7 @@ def test_what_is_wrong_is_said_with_what_to_do(config, tmp_path):
         Encoder.load(config.run)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a file of weights", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize("damage", [b"", b"not a file of weights", b"PK\x03\x04 cut", b"text\n"])
 def test_a_corrupt_file_is_one_line(tmp_path, damage):
     file = tmp_path / "x.pth"
     file.write_bytes(damage)
