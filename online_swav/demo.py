@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 
 from online_swav.assemble import load_probe_images
-from online_swav.commands.shards import start_producer
 from online_swav.config import RunConfig
 from online_swav.console import status_from_json
 from online_swav.errors import ConfigError
@@ -60,8 +60,8 @@ def run_demo(
         f"label. k-NN on raw pixels: {raw:.3f}\n",
         highlight=False,
     )
-    producer = start_producer(stream, samples_per_shard=SAMPLES_PER_SHARD, every_s=SHARD_EVERY_S,
-                              seed=seed, size=SIZE)  # fmt: skip
+    producer = _start_producer(stream, samples_per_shard=SAMPLES_PER_SHARD, every_s=SHARD_EVERY_S,
+                               seed=seed, size=SIZE)  # fmt: skip
     begun = time.monotonic()
     try:
         while producer.poll() is None and not any(stream.glob("*.tar")):
@@ -103,4 +103,15 @@ def _tell(console: Console, run: Path, raw: float, seconds: float) -> None:
         f"  online-swav evaluate knn --run {run}      the encoder against its baselines\n"
         "  online-swav train --source YOUR_SHARDS --run runs/mine --preset imagenette-cpu",
         highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _start_producer(out: Path, *, samples_per_shard: int, every_s: float, seed: int, size: int
+                   ) -> subprocess.Popen[bytes]:  # fmt: skip
+    """A process that keeps writing synthetic shards until it is terminated or orphaned."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "online_swav", "synth", str(out), "--seed", str(seed),
+         "--samples-per-shard", str(samples_per_shard), "--every-s", str(every_s),
+         "--size", str(size)],
+        stdout=subprocess.DEVNULL,
     )  # fmt: skip

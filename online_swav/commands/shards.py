@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -69,14 +67,3 @@ def synth(arguments: list[str]) -> int:
         raise ConfigError(str(error)) from error
     print(f"wrote {written} shards to {options.out}")
     return 0
-
-
-def start_producer(out: Path, *, samples_per_shard: int, every_s: float, seed: int, size: int
-                   ) -> subprocess.Popen[bytes]:  # fmt: skip
-    """A process that keeps writing synthetic shards until it is terminated or orphaned."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "online_swav", "synth", str(out), "--seed", str(seed),
-         "--samples-per-shard", str(samples_per_shard), "--every-s", str(every_s),
-         "--size", str(size)],
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
